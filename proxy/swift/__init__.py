@@ -1,0 +1,1 @@
+"""The Swift dialect of the object model."""

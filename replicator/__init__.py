@@ -1,0 +1,1 @@
+"""What makes replicas agree over time: replicator, auditor, updater, expirer."""

@@ -1,0 +1,1 @@
+"""Where everything belongs: topology -> partition -> devices. Pure; imports nothing of ours."""

@@ -1,0 +1,1 @@
+"""Places Xen VMs and volumes on the ring's topology."""
