@@ -317,6 +317,8 @@ class Catalog(NamedTuple):
     size_bytes: int
     digest: bytes
     """16 bytes: XOR over all rows, deleted ones too, of xxh3_128(name, versions). Equal digests: equal rows."""
+    newest_row_timestamp: int = 0
+    """The latest timestamp or sub_timestamp of any row applied here: of two replicas that differ, whose totals are later."""
 
 
 class FoundCatalog(NamedTuple):

@@ -1,0 +1,432 @@
+"""Accounts and containers: their own state, and the listings of what is in them.
+
+Problem: create, describe, list and delete accounts and containers with a majority of their replicas, such that a client
+sees at once what it has done, whichever proxy it asks next.
+
+Idea: both are catalogs (see storage_node.operations). State is read from a majority and merged: of two creation times the
+later, of each metadata item the newer. A container that exists is a live row in its account. Accounts come into being
+with their first container.
+
+Deleting a container is two steps, since "empty" must hold on a majority and not just on one replica: look, then delete; if
+a row arrived in between (a device answers NOT_EMPTY), the container is restored under a later timestamp and the deleter
+is told.
+
+Invariants:
+- Containers whose names begin with NUL are internal: no row in their account, so that no listing or total shows them.
+- Metadata items are merged one by one, so that two clients who set different items both succeed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import msgpack
+
+from proxy.cluster import Cluster, Placement
+from proxy.listing import merged_page, page_request
+from proxy.model import (
+    CERTAIN,
+    LIST_LIMIT_MAX,
+    AccountInfo,
+    AccountNotEmpty,
+    Consistency,
+    ContainerInfo,
+    ContainerListing,
+    ContainerNotEmpty,
+    ListedContainer,
+    ListedObject,
+    ListedPrefix,
+    ListQuery,
+    Metadata,
+    NameInvalid,
+    NoSuchAccount,
+    NoSuchContainer,
+    ObjectListing,
+    Unavailable,
+)
+from proxy.quorum import Gather, read, shortage, write, write_newest
+from storage_node.operations import (
+    Catalog,
+    CommonPrefix,
+    DeleteCatalog,
+    FoundCatalog,
+    FoundRows,
+    GetCatalog,
+    ListRows,
+    PutCatalog,
+    PutRow,
+    ReadOperation,
+    Row,
+    Space,
+    Status,
+)
+
+_DEGRADED = Consistency(degraded=True)
+_KNOWN_CONTAINER_S = 5.0
+"""How long a proxy takes a container that it has seen for existing. The devices check again with each row."""
+_KNOWN_CONTAINERS_MAX = 10_000
+
+_Answer = TypeVar("_Answer")
+
+
+def account_key(account: str) -> bytes:
+    """The key that places an account."""
+    return b"/" + account.encode()
+
+
+def container_key(account: str, container: bytes) -> bytes:
+    """The key that places a container."""
+    return b"/" + account.encode() + b"/" + container
+
+
+def internal(container: bytes) -> bool:
+    """Whether the name is one of ours, that no client may use."""
+    return container[:1] == b"\x00"
+
+
+class ContainerStore:
+    """Accounts and containers of one cluster."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self._known: dict[tuple[str, bytes], float] = {}
+
+    # ------------------------------------------------------------------------------------------------------- accounts
+
+    async def head_account(self, account: str) -> AccountInfo:
+        """An account's totals and metadata. Raises NoSuchAccount, Unavailable."""
+        catalog, consistency = await self._catalog(Space.ACCOUNT, account_key(account))
+        if catalog is None or not _live(catalog):
+            raise NoSuchAccount(f"account {account} does not exist")
+        return _account_info(catalog, consistency)
+
+    async def create_account(self, account: str, metadata: Metadata) -> bool:
+        """Create an account, or merge metadata into it; True if it is new. Cheap when there is nothing to do."""
+        try:
+            await self.head_account(account)
+            new = False
+        except NoSuchAccount:
+            new = True
+        if new or metadata:
+            await self._put_catalog(Space.ACCOUNT, account_key(account), metadata, create=True)
+        return new
+
+    async def update_account(self, account: str, changes: Mapping[str, str]) -> None:
+        """Merge metadata; an empty value removes its item. Raises NoSuchAccount."""
+        if not await self._put_catalog(Space.ACCOUNT, account_key(account), changes, create=False):
+            raise NoSuchAccount(f"account {account} does not exist")
+
+    async def delete_account(self, account: str) -> None:
+        """Delete an account that has no containers. Raises NoSuchAccount, AccountNotEmpty."""
+        info = await self.head_account(account)
+        if info.container_count:
+            raise AccountNotEmpty(f"account {account} still has {info.container_count} containers")
+        if not await self._delete_catalog(Space.ACCOUNT, account_key(account), info.metadata):
+            raise AccountNotEmpty(f"account {account} has just been given a container")
+
+    async def list_containers(self, account: str, query: ListQuery) -> ContainerListing:
+        """A page of an account's containers. Raises NoSuchAccount."""
+        key = account_key(account)
+        catalog, consistency, rows, truncated = await self._rows(Space.ACCOUNT, key, query)
+        if catalog is None or not _live(catalog):
+            raise NoSuchAccount(f"account {account} does not exist")
+        items = tuple(
+            ListedPrefix(row.prefix)
+            if isinstance(row, CommonPrefix)
+            else ListedContainer(row.name, row.timestamp, row.count, row.size_bytes)
+            for row in rows
+        )
+        return ContainerListing(_account_info(catalog, consistency), items, truncated)
+
+    # ----------------------------------------------------------------------------------------------------- containers
+
+    async def create_container(self, account: str, container: bytes, metadata: Metadata) -> bool:
+        """Create a container, or merge metadata into it; True if it is new."""
+        key = container_key(account, container)
+        catalog, _ = await self._catalog(Space.CONTAINER, key)
+        new = catalog is None or not _live(catalog)
+        created = 0 if catalog is None or new else catalog.created_timestamp
+        if new or metadata:
+            timestamp = await self._put_catalog(Space.CONTAINER, key, metadata, create=True)
+            created = created or timestamp
+        if not internal(container):
+            await self._put_account_row(account, container, created, deleted=False, only_if_new=not new)
+        self._learn(account, container)
+        return new
+
+    async def head_container(self, account: str, container: bytes) -> ContainerInfo:
+        """A container's totals and metadata. Raises NoSuchContainer, Unavailable."""
+        catalog, consistency = await self._catalog(Space.CONTAINER, container_key(account, container))
+        if catalog is None or not _live(catalog):
+            raise NoSuchContainer("the container does not exist")
+        self._learn(account, container)
+        return _container_info(catalog, consistency)
+
+    async def update_container(self, account: str, container: bytes, changes: Mapping[str, str]) -> None:
+        """Merge metadata; an empty value removes its item. Raises NoSuchContainer."""
+        if not await self._put_catalog(Space.CONTAINER, container_key(account, container), changes, create=False):
+            raise NoSuchContainer("the container does not exist")
+
+    async def delete_container(self, account: str, container: bytes) -> None:
+        """Delete an empty container. Raises NoSuchContainer, ContainerNotEmpty."""
+        info = await self.head_container(account, container)
+        if info.object_count:
+            raise ContainerNotEmpty(f"the container still holds {info.object_count} objects")
+        self._known.pop((account, container), None)
+        timestamp = await self._delete_catalog(Space.CONTAINER, container_key(account, container), info.metadata)
+        if not timestamp:
+            raise ContainerNotEmpty("an object has just been stored in the container")
+        if not internal(container):
+            await self._put_account_row(account, container, timestamp, deleted=True, only_if_new=False)
+
+    async def list_objects(self, account: str, container: bytes, query: ListQuery) -> ObjectListing:
+        """A page of a container's objects. Raises NoSuchContainer."""
+        key = container_key(account, container)
+        catalog, consistency, rows, truncated = await self._rows(Space.CONTAINER, key, query)
+        if catalog is None or not _live(catalog):
+            raise NoSuchContainer("the container does not exist")
+        items = tuple(
+            ListedPrefix(row.prefix) if isinstance(row, CommonPrefix) else listed_object(row) for row in rows
+        )
+        last = rows[-1] if rows else None
+        marker = b"" if last is None else last.prefix if isinstance(last, CommonPrefix) else last.name
+        return ObjectListing(_container_info(catalog, consistency), items, truncated, marker)
+
+    async def ensure_container(self, account: str, container: bytes) -> None:
+        """Raise NoSuchContainer unless the container exists, or was seen to exist a few seconds ago."""
+        seen_s = self._known.get((account, container))
+        if seen_s is None or self.cluster.monotonic() > seen_s + _KNOWN_CONTAINER_S:
+            await self.head_container(account, container)
+
+    def forget_container(self, account: str, container: bytes) -> None:
+        """A device said that the container is not there: look again next time."""
+        self._known.pop((account, container), None)
+
+    async def put_row(
+        self,
+        account: str,
+        container: bytes,
+        name: bytes,
+        timestamp: int,
+        sub_timestamp: int,
+        size_bytes: int,
+        payload: bytes,
+        *,
+        deleted: bool = False,
+    ) -> bool:
+        """List an object (or its deletion) on a majority; True where handoffs were needed. Raises NoSuchContainer."""
+        cluster = self.cluster
+        key = container_key(account, container)
+        placement = cluster.place(key)
+        row = PutRow(
+            Space.CONTAINER, placement.hash, name, timestamp, sub_timestamp, deleted, 1, size_bytes, payload
+        )
+        result = await write(cluster, placement, row, _ROW_SUCCESS)
+        if result.applied >= placement.need:
+            return result.degraded
+        if Status.NO_CATALOG in result.statuses:
+            self.forget_container(account, container)
+            await self._settle_no_catalog(account, container, placement, row)
+            return True
+        raise shortage(result.statuses, result.detail, result.applied, placement.need)
+
+    async def _settle_no_catalog(self, account: str, container: bytes, placement: Placement, row: PutRow) -> None:
+        """Some device does not hold the container. If a majority does, give the container to those that lack it."""
+        key = container_key(account, container)
+        catalog, _ = await self._catalog(Space.CONTAINER, key)
+        if catalog is None or not _live(catalog):
+            raise NoSuchContainer("the container does not exist")
+        copy = PutCatalog(Space.CONTAINER, placement.hash, key, catalog.created_timestamp, catalog.meta, True)
+        await write(self.cluster, placement, copy, _ROW_SUCCESS)
+        result = await write(self.cluster, placement, row, _ROW_SUCCESS)
+        if result.applied < placement.need:
+            if Status.NO_CATALOG in result.statuses:
+                raise NoSuchContainer("the container does not exist")
+            raise shortage(result.statuses, result.detail, result.applied, placement.need)
+
+    # ------------------------------------------------------------------------------------------------------- catalogs
+
+    def _learn(self, account: str, container: bytes) -> None:
+        if len(self._known) >= _KNOWN_CONTAINERS_MAX:
+            self._known.clear()
+        self._known[account, container] = self.cluster.monotonic()
+
+    async def _catalog(self, space: Space, key: bytes) -> tuple[Catalog | None, Consistency]:
+        placement = self.cluster.place(key)
+        operation = GetCatalog(space, placement.hash, key)
+
+        def same(_: int) -> ReadOperation:
+            return operation
+
+        answers, degraded = await read(self.cluster, placement, same)
+        found = [a.catalog for _, a in answers if isinstance(a, FoundCatalog) and a.catalog is not None]
+        if found and not any(_live(catalog) for catalog in found) and len(answers) < len(placement.primaries):
+            answers, degraded = await read(self.cluster, placement, same, everyone=True)
+            found = [a.catalog for _, a in answers if isinstance(a, FoundCatalog) and a.catalog is not None]
+        return merge_catalogs(found), _DEGRADED if degraded else CERTAIN
+
+    async def _put_catalog(self, space: Space, key: bytes, metadata: Metadata, *, create: bool) -> int:
+        """Create or update a catalog; its timestamp, or 0 if it is missing and is not to be created."""
+        cluster = self.cluster
+        placement = cluster.place(key)
+
+        def make(timestamp: int) -> PutCatalog:
+            items = {encode_text(name): (encode_text(value), timestamp) for name, value in metadata.items()}
+            return PutCatalog(space, placement.hash, key, timestamp, items, create)
+
+        if not create:
+            catalog, _ = await self._catalog(space, key)
+            if catalog is None or not _live(catalog):
+                return 0
+        timestamp, result = await write_newest(cluster, placement, make, also_final=frozenset((Status.MISSING,)))
+        return timestamp if result.applied >= placement.need else 0
+
+    async def _delete_catalog(self, space: Space, key: bytes, metadata: Metadata) -> int:
+        """Delete a catalog that was seen empty; the deletion's timestamp, or 0 if a row was there after all."""
+        cluster = self.cluster
+        placement = cluster.place(key)
+        timestamp, result = await write_newest(
+            cluster,
+            placement,
+            lambda stamp: DeleteCatalog(space, placement.hash, key, stamp),
+            frozenset((Status.APPLIED, Status.MISSING)),
+            also_final=frozenset((Status.NOT_EMPTY,)),
+        )
+        if Status.NOT_EMPTY not in result.statuses:
+            return timestamp
+        await self._put_catalog(space, key, metadata, create=True)
+        return 0
+
+    async def _put_account_row(
+        self, account: str, container: bytes, timestamp: int, *, deleted: bool, only_if_new: bool
+    ) -> None:
+        """List a container in its account, which is created if need be."""
+        cluster = self.cluster
+        key = account_key(account)
+        placement = cluster.place(key)
+        if only_if_new and await self._account_lists(placement, key, container):
+            return
+        row = PutRow(Space.ACCOUNT, placement.hash, container, timestamp, 0, deleted, 0, 0, b"")
+        result = await write(cluster, placement, row, _ROW_SUCCESS)
+        if result.applied < placement.need and Status.NO_CATALOG in result.statuses:
+            await self._put_catalog(Space.ACCOUNT, key, {}, create=True)
+            result = await write(cluster, placement, row, _ROW_SUCCESS)
+        if result.applied < placement.need:
+            raise shortage(result.statuses, result.detail, result.applied, placement.need)
+
+    async def _account_lists(self, placement: Placement, key: bytes, container: bytes) -> bool:
+        operation = ListRows(
+            Space.ACCOUNT, placement.hash, key, container, container + b"\x00", b"", b"", 1, False, False
+        )
+        answers, _ = await read(self.cluster, placement, lambda _: operation)
+        return all(isinstance(answer, FoundRows) and answer.items for _, answer in answers)
+
+    async def _rows(
+        self, space: Space, key: bytes, query: ListQuery
+    ) -> tuple[Catalog | None, Consistency, Sequence[Row | CommonPrefix], bool]:
+        """A page of a catalog's rows as a majority has them, with the catalog."""
+        placement = self.cluster.place(key)
+        limit = max(0, min(query.limit, LIST_LIMIT_MAX))
+        page = page_request(space, placement.hash, key, query, max(limit, 1))
+        describe = GetCatalog(space, placement.hash, key)
+        answers, degraded = await read(self.cluster, placement, lambda i: page if i == 0 else describe)
+        consistency = _DEGRADED if degraded else CERTAIN
+        catalogs = [
+            a.catalog for _, a in answers if isinstance(a, (FoundRows, FoundCatalog)) and a.catalog is not None
+        ]
+        merged = merge_catalogs(catalogs)
+        if merged is None or not _live(merged) or not limit:
+            return merged, consistency, (), False
+        rows = next((a for _, a in answers if isinstance(a, FoundRows) and a.status == Status.FOUND), None)
+        agreed = len(catalogs) == len(answers) and len({catalog.digest for catalog in catalogs}) == 1
+        if rows is not None and agreed:
+            return merged, consistency, rows.items, rows.truncated
+
+        async def fetch(request: ListRows) -> Sequence[FoundRows]:
+            gather = Gather(len(placement.primaries))
+            for replica in placement.primaries:
+                gather.ask(replica, request)
+            await gather.wait()
+            found = [answer for _, answer in gather.answers if isinstance(answer, FoundRows)]
+            if gather.good < placement.need and not degraded:
+                raise Unavailable("too few replicas of the listing answer; retry")
+            return found
+
+        items, truncated = await merged_page(fetch, space, placement.hash, key, query, limit)
+        return merged, consistency, items, truncated
+
+
+_ROW_SUCCESS = frozenset((Status.APPLIED, Status.NEWER))
+"""A row that a device has in a newer version has been overtaken by a later write, which is as good."""
+
+
+def merge_catalogs(catalogs: Sequence[Catalog]) -> Catalog | None:
+    """What several replicas say of one catalog, as one: latest times, newest items; totals of the latest row."""
+    if not catalogs:
+        return None
+    if len(catalogs) == 1 or all(catalog == catalogs[0] for catalog in catalogs[1:]):
+        return catalogs[0]
+    meta: dict[bytes, tuple[bytes, int]] = {}
+    for catalog in catalogs:
+        for name, item in catalog.meta.items():
+            held = meta.get(name)
+            if held is None or (item[1], item[0]) > (held[1], held[0]):
+                meta[name] = (item[0], item[1])
+    fullest = max(catalogs, key=lambda catalog: (catalog.created_timestamp, catalog.newest_row_timestamp))
+    return fullest._replace(
+        created_timestamp=max(catalog.created_timestamp for catalog in catalogs),
+        deleted_timestamp=max(catalog.deleted_timestamp for catalog in catalogs),
+        meta=meta,
+    )
+
+
+def listed_object(row: Row) -> ListedObject:
+    """A container's row as a listing shows it."""
+    etag, content_type, algorithm = msgpack.unpackb(row.payload)
+    return ListedObject(
+        row.name, max(row.timestamp, row.sub_timestamp), row.size_bytes, etag, content_type, algorithm
+    )
+
+
+def row_payload(etag: str, content_type: str, checksum_algorithm: str) -> bytes:
+    """What a container's row says beside name, times and size."""
+    packed: bytes = msgpack.packb((etag, content_type, checksum_algorithm))
+    return packed
+
+
+def encode_text(text: str) -> bytes:
+    """Metadata as bytes; what was not UTF-8 when it came goes back as it was."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def decode_text(value: bytes) -> str:
+    """The reverse of `encode_text`."""
+    return value.decode("utf-8", "surrogateescape")
+
+
+def _live(catalog: Catalog) -> bool:
+    return catalog.created_timestamp > catalog.deleted_timestamp
+
+
+def _metadata(catalog: Catalog) -> Metadata:
+    """The items that are set; what an earlier account or container of this name had does not come back with the name."""
+    created = catalog.created_timestamp
+    return {decode_text(name): decode_text(value) for name, (value, set_at) in catalog.meta.items() if value and set_at >= created}
+
+
+def _account_info(catalog: Catalog, consistency: Consistency) -> AccountInfo:
+    return AccountInfo(
+        catalog.created_timestamp,
+        catalog.row_count,
+        catalog.object_count,
+        catalog.size_bytes,
+        _metadata(catalog),
+        consistency,
+    )
+
+
+def _container_info(catalog: Catalog, consistency: Consistency) -> ContainerInfo:
+    return ContainerInfo(
+        catalog.created_timestamp, catalog.row_count, catalog.size_bytes, _metadata(catalog), consistency
+    )

@@ -1,0 +1,288 @@
+"""Majorities: one write to the replicas of a name, one read from a majority of them.
+
+Problem: every request is decided by the answers of several devices that come in any order, late, or never, and a task
+for each would cost more than the work.
+
+Idea: an operation is submitted to each device with a callback. A small collector counts the answers and wakes the one
+waiting task when the outcome is decided; what comes later is still taken note of (a primary that fails after the
+majority has answered is still replaced by a handoff, so that the third copy exists).
+
+Rules of a write (`write`):
+- It has succeeded when a majority of the replicas (as many as the name has primaries) have it on stable storage. A
+  primary that is away, full, fenced or too busy is replaced by the next handoff.
+- It is *degraded* if fewer than a majority of primaries are among them.
+- If devices hold something newer so that no majority took it, the caller stamps again and repeats (`write_newest`).
+
+Rules of a read (`read`): a majority of the primaries must answer (found or missing); with fewer it is degraded, with none
+`Unavailable`.
+
+Invariants: the waiting task is woken once; a cancelled waiter leaves the devices' answers to be counted by nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+
+from proxy.cluster import Cluster, Placement, Replica
+from proxy.model import InsufficientStorage, NameInvalid, Unavailable
+from storage_node.operations import Answer, Operation, ReadOperation, Status, WriteOperation, Written
+
+WRITE_TIMEOUT_S = 5.0
+"""After this a replica that has not answered counts as away and a handoff is asked."""
+READ_TIMEOUT_S = 3.0
+STAMP_ATTEMPTS = 16
+"""How often a write is stamped again because devices held something newer."""
+
+_REPLACEABLE = frozenset((Status.UNREACHABLE, Status.BUSY, Status.FULL, Status.FENCED))
+_ANSWERED = frozenset((Status.FOUND, Status.MISSING))
+_APPLIED = frozenset((Status.APPLIED,))
+
+
+class Waiter:
+    """One task waiting for one decision that callbacks make."""
+
+    __slots__ = ("_decided", "_task")
+
+    def __init__(self) -> None:
+        self._decided = False
+        self._task: trio.lowlevel.Task | None = None
+
+    def decide(self) -> None:
+        """Wake the task, now or as soon as it waits. Further calls do nothing."""
+        if not self._decided:
+            self._decided = True
+            task = self._task
+            if task is not None:
+                self._task = None
+                trio.lowlevel.reschedule(task)
+
+    @property
+    def decided(self) -> bool:
+        """Whether `decide` was called."""
+        return self._decided
+
+    async def wait(self) -> None:
+        """Until decided. Not a checkpoint when it is already (the caller has just read from local disks)."""
+        if self._decided:
+            return
+        self._task = trio.lowlevel.current_task()
+
+        def abort(_: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+            self._task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+
+@dataclass(slots=True)
+class WriteResult:
+    """How a write to the replicas of a name ended."""
+
+    applied: int = 0
+    applied_primaries: int = 0
+    newest_timestamp: int = 0
+    """The newest that a device held instead (NEWER, LOCKED)."""
+    replaced_timestamp: int = 0
+    replaced_manifest: bytes | None = None
+    statuses: tuple[int, ...] = ()
+    """Of what was not applied."""
+    detail: str = ""
+    degraded: bool = False
+
+
+class _Write(Waiter):
+    __slots__ = ("_cluster", "_handoffs", "_operation", "_pending", "_placement", "_success", "result")
+
+    def __init__(
+        self, cluster: Cluster, placement: Placement, operation: WriteOperation, success: frozenset[Status]
+    ) -> None:
+        super().__init__()
+        self._cluster = cluster
+        self._placement = placement
+        self._operation = operation
+        self._success = success
+        self._handoffs: Iterator[Replica] | None = None
+        self._pending = 0
+        self.result = WriteResult()
+
+    def start(self, *, use_handoffs: bool) -> None:
+        primaries = self._placement.primaries
+        if not use_handoffs:
+            self._handoffs = iter(())
+        self._pending = len(primaries)
+        for replica in primaries:
+            replica.client.submit(self._operation, partial(self._answered, True, replica), WRITE_TIMEOUT_S)
+
+    def _answered(self, primary: bool, replica: Replica, answer: Answer) -> None:
+        assert isinstance(answer, Written)
+        status = answer.status
+        result = self.result
+        if status in self._success:
+            result.applied += 1
+            if primary:
+                result.applied_primaries += 1
+            if answer.timestamp > result.replaced_timestamp:
+                result.replaced_timestamp = answer.timestamp
+            if answer.replaced_manifest is not None:
+                result.replaced_manifest = answer.replaced_manifest
+            self._pending -= 1
+            if result.applied >= self._placement.need or self._pending == 0:
+                self.decide()
+            return
+        result.statuses = (*result.statuses, status)
+        if answer.detail:
+            result.detail = answer.detail
+        if status in (Status.NEWER, Status.LOCKED) and answer.timestamp > result.newest_timestamp:
+            result.newest_timestamp = answer.timestamp
+        if status in _REPLACEABLE:
+            self._cluster.note_failure()
+            handoff = self._next_handoff()
+            if handoff is not None:
+                handoff.client.submit(self._operation, partial(self._answered, False, handoff), WRITE_TIMEOUT_S)
+                return
+        self._pending -= 1
+        if self._pending == 0:
+            self.decide()
+
+    def _next_handoff(self) -> Replica | None:
+        if self._handoffs is None:
+            self._handoffs = self._placement.handoffs()
+        for replica in self._handoffs:
+            if replica.client.connected:
+                return replica
+        return None
+
+
+async def write(
+    cluster: Cluster,
+    placement: Placement,
+    operation: WriteOperation,
+    success: frozenset[Status] = _APPLIED,
+    *,
+    use_handoffs: bool = True,
+) -> WriteResult:
+    """Send one write to the replicas of a name; returns when a majority has it, or none can be had any more.
+
+    The caller looks at `applied` against `placement.need`. The result is filled in further as late answers come.
+    """
+    round_ = _Write(cluster, placement, operation, success)
+    round_.start(use_handoffs=use_handoffs)
+    await round_.wait()
+    result = round_.result
+    result.degraded = result.applied_primaries < placement.need
+    return result
+
+
+async def write_newest(
+    cluster: Cluster,
+    placement: Placement,
+    make: Callable[[int], WriteOperation],
+    success: frozenset[Status] = _APPLIED,
+    also_final: frozenset[Status] = frozenset(),
+) -> tuple[int, WriteResult]:
+    """Write with a timestamp later than whatever the replicas hold; returns that timestamp and the result.
+
+    `make` gives the operation for a timestamp. Statuses in `also_final` are returned to the caller when they prevented a
+    majority; any other shortage raises `Unavailable`, `InsufficientStorage` or `NameInvalid`.
+    """
+    for _ in range(STAMP_ATTEMPTS):
+        timestamp = cluster.clock.stamp()
+        result = await write(cluster, placement, make(timestamp), success)
+        if result.applied >= placement.need:
+            return timestamp, result
+        if any(status in also_final for status in result.statuses):
+            return timestamp, result
+        if not result.newest_timestamp:
+            raise shortage(result.statuses, result.detail, result.applied, placement.need)
+        cluster.clock.observe(result.newest_timestamp)
+    raise Unavailable("the object is being written by others all the time; retry")
+
+
+def shortage(statuses: Sequence[int], detail: str, applied: int, need: int) -> Exception:
+    """The error for a write that found no majority."""
+    if Status.REFUSED in statuses:
+        return NameInvalid(detail or "the devices refuse this request")
+    if Status.FULL in statuses:
+        return InsufficientStorage("too many devices are full; nothing was stored that could be relied on")
+    return Unavailable(f"{applied} of the {need} devices that are needed took the write; retry")
+
+
+class Gather(Waiter):
+    """Answers of several replicas to reads (or locks), until enough have come."""
+
+    __slots__ = ("_enough", "_pending", "_sealed", "answers", "good")
+
+    def __init__(self, enough: int) -> None:
+        super().__init__()
+        self._enough = enough
+        self._pending = 0
+        self._sealed = False
+        self.good = 0
+        """How many answered with what they have (or that they have nothing)."""
+        self.answers: list[tuple[Replica, Answer]] = []
+
+    def ask(self, replica: Replica, operation: Operation, timeout_s: float = READ_TIMEOUT_S) -> bool:
+        """Submit one operation to one replica; True if enough good answers are there already."""
+        self._pending += 1
+        replica.submit(operation, partial(self._answered, replica), timeout_s)
+        return self._decided
+
+    def _answered(self, replica: Replica, answer: Answer) -> None:
+        self.answers.append((replica, answer))
+        self._pending -= 1
+        if answer.status in _ANSWERED:
+            self.good += 1
+        if self.good >= self._enough or (self._sealed and self._pending == 0):
+            self.decide()
+
+    async def wait(self) -> None:
+        """Until enough good answers are there, or all that were asked have answered."""
+        self._sealed = True
+        if self._pending:
+            await super().wait()
+
+
+async def read(
+    cluster: Cluster, placement: Placement, operations: Callable[[int], ReadOperation], *, everyone: bool = False
+) -> tuple[list[tuple[Replica, Answer]], bool]:
+    """Ask the primaries; the answers of a majority (or of all that answer), and whether they were too few (degraded).
+
+    `operations(i)` is what to ask the i-th replica that is asked: the data of one, only the version of the others.
+    Replicas on this machine are asked first. Answers that are neither FOUND nor MISSING are left out. Raises
+    `Unavailable` if nobody answered.
+    """
+    primaries = placement.primaries
+    need = placement.need
+    gather = Gather(len(primaries) if everyone or cluster.cautious else need)
+    asked = 0
+    for replica in primaries if cluster.all_local else sorted(primaries, key=_far):
+        asked += 1
+        if gather.ask(replica, operations(asked - 1)):
+            break
+    await gather.wait()
+    answers = gather.answers
+    if gather.good < len(answers):
+        cluster.note_failure()
+        answers = [pair for pair in answers if pair[1].status in _ANSWERED]
+    if len(answers) >= need:
+        return answers, False
+    for replica in placement.handoffs():
+        if replica.reader is None and not replica.reachable:
+            continue
+        single = Gather(1)
+        single.ask(replica, operations(asked))
+        await single.wait()
+        answers += [pair for pair in single.answers if pair[1].status in _ANSWERED]
+        if len(answers) >= need:
+            break
+    if not answers:
+        raise Unavailable("no device that should have this name answers; retry")
+    return answers, True
+
+
+def _far(replica: Replica) -> int:
+    return 0 if replica.reader is not None else 1
