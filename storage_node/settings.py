@@ -1,0 +1,62 @@
+"""The settings of one device: every default is good enough to start with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSettings:
+    """How a device lays out and paces its work. None of them changes the format of what is already on the disk."""
+
+    segment_bytes: int = 64 * MIB
+    """A log segment is closed when the next batch would make it longer than this."""
+    inline_bytes_max: int = 512 * KIB
+    """Objects up to this size are log records; longer ones are files of their own."""
+    fallocate_bytes: int = 8 * MIB
+    """Blob files are given room on the disk in steps of this, so that long ones lie in few pieces."""
+
+    free_bytes_min: int = 512 * MIB
+    """Below this much free space objects, rows and catalogs are refused as FULL."""
+    free_bytes_min_delete: int = 256 * MIB
+    """Below this much, deletions are refused too: what is left belongs to compaction and the index."""
+
+    checkpoint_log_bytes: int = 128 * MIB
+    """Log written since the last checkpoint that makes the next one due."""
+    checkpoint_entries: int = 50_000
+    """Entries in the `recent` environment that make a checkpoint due."""
+    checkpoint_interval_ms: int = 60_000
+    """Age of the oldest change not in the index that makes a checkpoint due."""
+    slice_entries: int = 200
+    """Entries that one step of background work handles: about a millisecond."""
+
+    compaction_live_ratio: float = 0.5
+    """A closed segment with less than this part of it live is compacted."""
+    compaction_live_ratio_full: float = 0.9
+    """The same while the device is short of room."""
+    compaction_slice_bytes: int = 1 * MIB
+    """Log bytes that one step of compaction moves at most (or one record, if that is longer)."""
+
+    lock_lease_ms_max: int = 60_000
+    """Longest lease that a LockObject is given."""
+    lock_count_max: int = 100_000
+    """Locks held at once."""
+
+    index_map_bytes: int = 256 * GIB
+    """Address space (not memory, not disk) for the index: the most that it can grow to."""
+    recent_map_bytes: int = 16 * GIB
+    """Address space for what is newer than the index."""
+    open_segments_max: int = 256
+    """Segment files kept open for reading."""
+
+    def __post_init__(self) -> None:
+        if not 64 * KIB <= self.segment_bytes <= GIB:
+            raise ValueError(f"segment_bytes {self.segment_bytes} is outside 64 KiB..1 GiB")
+        if not 0 <= self.inline_bytes_max <= 16 * MIB:
+            raise ValueError(f"inline_bytes_max {self.inline_bytes_max} is outside 0..16 MiB")
+        if self.free_bytes_min_delete > self.free_bytes_min:
+            raise ValueError("free_bytes_min_delete must not be above free_bytes_min")
