@@ -39,7 +39,6 @@ from proxy.model import (
     ListedPrefix,
     ListQuery,
     Metadata,
-    NameInvalid,
     NoSuchAccount,
     NoSuchContainer,
     ObjectListing,
@@ -186,9 +185,7 @@ class ContainerStore:
         catalog, consistency, rows, truncated = await self._rows(Space.CONTAINER, key, query)
         if catalog is None or not _live(catalog):
             raise NoSuchContainer("the container does not exist")
-        items = tuple(
-            ListedPrefix(row.prefix) if isinstance(row, CommonPrefix) else listed_object(row) for row in rows
-        )
+        items = tuple(ListedPrefix(row.prefix) if isinstance(row, CommonPrefix) else listed_object(row) for row in rows)
         last = rows[-1] if rows else None
         marker = b"" if last is None else last.prefix if isinstance(last, CommonPrefix) else last.name
         return ObjectListing(_container_info(catalog, consistency), items, truncated, marker)
@@ -219,9 +216,7 @@ class ContainerStore:
         cluster = self.cluster
         key = container_key(account, container)
         placement = cluster.place(key)
-        row = PutRow(
-            Space.CONTAINER, placement.hash, name, timestamp, sub_timestamp, deleted, 1, size_bytes, payload
-        )
+        row = PutRow(Space.CONTAINER, placement.hash, name, timestamp, sub_timestamp, deleted, 1, size_bytes, payload)
         result = await write(cluster, placement, row, _ROW_SUCCESS)
         if result.applied >= placement.need:
             return result.degraded
@@ -332,9 +327,7 @@ class ContainerStore:
         describe = GetCatalog(space, placement.hash, key)
         answers, degraded = await read(self.cluster, placement, lambda i: page if i == 0 else describe)
         consistency = _DEGRADED if degraded else CERTAIN
-        catalogs = [
-            a.catalog for _, a in answers if isinstance(a, (FoundRows, FoundCatalog)) and a.catalog is not None
-        ]
+        catalogs = [a.catalog for _, a in answers if isinstance(a, (FoundRows, FoundCatalog)) and a.catalog is not None]
         merged = merge_catalogs(catalogs)
         if merged is None or not _live(merged) or not limit:
             return merged, consistency, (), False
@@ -384,9 +377,7 @@ def merge_catalogs(catalogs: Sequence[Catalog]) -> Catalog | None:
 def listed_object(row: Row) -> ListedObject:
     """A container's row as a listing shows it."""
     etag, content_type, algorithm = msgpack.unpackb(row.payload)
-    return ListedObject(
-        row.name, max(row.timestamp, row.sub_timestamp), row.size_bytes, etag, content_type, algorithm
-    )
+    return ListedObject(row.name, max(row.timestamp, row.sub_timestamp), row.size_bytes, etag, content_type, algorithm)
 
 
 def row_payload(etag: str, content_type: str, checksum_algorithm: str) -> bytes:
@@ -412,7 +403,11 @@ def _live(catalog: Catalog) -> bool:
 def _metadata(catalog: Catalog) -> Metadata:
     """The items that are set; what an earlier account or container of this name had does not come back with the name."""
     created = catalog.created_timestamp
-    return {decode_text(name): decode_text(value) for name, (value, set_at) in catalog.meta.items() if value and set_at >= created}
+    return {
+        decode_text(name): decode_text(value)
+        for name, (value, set_at) in catalog.meta.items()
+        if value and set_at >= created
+    }
 
 
 def _account_info(catalog: Catalog, consistency: Consistency) -> AccountInfo:

@@ -82,9 +82,7 @@ async def merged_page(
     start, end = bounds.start, bounds.end
     items: list[Row | CommonPrefix] = []
     while True:
-        request = ListRows(
-            space, name_hash, key, start, end, query.prefix, b"", MERGE_CHUNK_ROWS, query.reverse, True
-        )
+        request = ListRows(space, name_hash, key, start, end, query.prefix, b"", MERGE_CHUNK_ROWS, query.reverse, True)
         pages = [page for page in await fetch(request) if page.status == Status.FOUND]
         if not pages:
             raise Unavailable("no replica of the listing answers; retry")

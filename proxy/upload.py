@@ -1,0 +1,214 @@
+"""A large object on its way in: one body to several devices at once, and its MD5 beside it.
+
+Problem: a body of any size must reach three devices with bounded memory; one that stalls must not hold up the others for
+ever, and the MD5 (the slowest part: about 0.7 GB/s a core) must not wait for the network nor the network for it.
+
+Idea: the body is taken in rounds of up to 1 MiB. In each round the last round's bytes go to all devices and into the MD5
+(in a thread: hashlib lets go of the interpreter) while the next round is read. A device that fails or stalls is dropped;
+while a majority is left the upload goes on. Nothing is visible before `commit`, which sends each device the metadata: it
+then syncs the file and logs it.
+
+Rejected: stopping at the first failed device (a retry of 5 GiB costs more than a copy that the replicator makes later);
+chaining devices (latency adds up, and one slow device stops all behind it).
+
+Invariants: at most two rounds in memory; what was not committed leaves nothing on any device; whatever the body raises
+aborts the upload and is raised to the caller as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import trio
+from storage_node.client import BulkFailed, BulkWrite, PutBlobHeader
+
+from proxy.cluster import Cluster, Placement, Replica
+from proxy.model import OBJECT_SIZE_BYTES_MAX, BodySource, EntityTooLarge, Unavailable
+from proxy.quorum import Waiter, WriteResult, shortage
+from storage_node.operations import Status, Written
+
+ROUND_BYTES = 1024 * 1024
+STALL_S = 10.0
+"""A device that takes no byte for this long is dropped from the upload."""
+COMMIT_TIMEOUT_S = 30.0
+"""Syncing gigabytes takes a slow disk its time."""
+
+
+class _Target:
+    __slots__ = ("primary", "replica", "write")
+
+    def __init__(self, replica: Replica, write: BulkWrite, primary: bool) -> None:
+        self.replica = replica
+        self.write: BulkWrite | None = write
+        self.primary = primary
+
+
+class Upload:
+    """One large object being sent to the devices of its placement."""
+
+    def __init__(self, cluster: Cluster, placement: Placement) -> None:
+        self._cluster = cluster
+        self._placement = placement
+        self._targets: list[_Target] = []
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._failures: list[int] = []
+        self.size_bytes = 0
+
+    @property
+    def md5(self) -> bytes:
+        """Of what was sent so far."""
+        return self._md5.digest()
+
+    async def open(self) -> None:
+        """Open a bulk transfer to each primary, or a handoff in its place. Raises Unavailable below a majority."""
+        handoffs = self._placement.handoffs()
+
+        async def open_one(primary: Replica) -> None:
+            replica: Replica | None = primary
+            while replica is not None:
+                try:
+                    write = await replica.client.open_write()
+                except BulkFailed as error:
+                    self._failed(error)
+                    replica = next((r for r in handoffs if r.reachable), None)
+                else:
+                    self._targets.append(_Target(replica, write, replica is primary))
+                    return
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for replica in self._placement.primaries:
+                    nursery.start_soon(open_one, replica)
+            self._check()
+        except BaseException:
+            await self.abort()
+            raise
+
+    async def send(self, first: Sequence[bytes], body: BodySource) -> None:
+        """Send what was read of the body already, then the rest of it.
+
+        Raises what the body raises, EntityTooLarge, Unavailable.
+        """
+        pieces = list(first)
+        upcoming: list[bytes] = []
+        raised: list[BaseException] = []
+
+        async def read_round() -> None:
+            nonlocal upcoming
+            try:
+                upcoming = await _read_round(body)
+            except (trio.Cancelled, KeyboardInterrupt):
+                raise
+            except Exception as error:
+                raised.append(error)
+
+        while pieces:
+            self.size_bytes += sum(map(len, pieces))
+            if self.size_bytes > OBJECT_SIZE_BYTES_MAX:
+                raise EntityTooLarge(f"one upload holds at most {OBJECT_SIZE_BYTES_MAX} bytes; use several parts")
+            upcoming = []
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._hash, pieces)
+                for target in self._targets:
+                    nursery.start_soon(self._send_round, target, pieces)
+                nursery.start_soon(read_round)
+            if raised:
+                raise raised[0]
+            self._targets = [target for target in self._targets if target.write is not None]
+            self._check()
+            pieces = upcoming
+
+    async def commit(self, header: PutBlobHeader) -> WriteResult:
+        """Make it the object on every device; returns once a majority has, or all have answered."""
+        waiter = Waiter()
+        result = WriteResult()
+        targets, self._targets = self._targets, []
+        pending = len(targets)
+        need = self._placement.need
+
+        async def commit_one(target: _Target) -> None:
+            nonlocal pending
+            assert target.write is not None
+            answer = Written(Status.UNREACHABLE)
+            with trio.move_on_after(COMMIT_TIMEOUT_S):
+                try:
+                    answer = await target.write.commit(header)
+                except BulkFailed as error:
+                    answer = Written(error.status, 0, str(error))
+            pending -= 1
+            if answer.status == Status.APPLIED:
+                result.applied += 1
+                result.applied_primaries += target.primary
+                result.replaced_timestamp = max(result.replaced_timestamp, answer.timestamp)
+                result.replaced_manifest = answer.replaced_manifest or result.replaced_manifest
+            else:
+                result.statuses = (*result.statuses, answer.status)
+                result.detail = answer.detail
+                if answer.status in (Status.NEWER, Status.LOCKED):
+                    result.newest_timestamp = max(result.newest_timestamp, answer.timestamp)
+            if result.applied >= need or not pending:
+                waiter.decide()
+
+        for target in targets:
+            self._cluster.start_soon(commit_one, target)
+        await waiter.wait()
+        result.degraded = result.applied_primaries < need
+        return result
+
+    async def abort(self) -> None:
+        """Discard what was sent. Nothing of it was visible."""
+        targets, self._targets = self._targets, []
+        with trio.move_on_after(1) as scope:
+            scope.shield = True
+            for target in targets:
+                if target.write is not None:
+                    await target.write.abort()
+
+    def _check(self) -> None:
+        if len(self._targets) < self._placement.need:
+            if Status.FULL in self._failures:
+                raise shortage(self._failures, "", len(self._targets), self._placement.need)
+            raise Unavailable(
+                f"{len(self._targets)} of the {self._placement.need} devices that are needed take the upload; retry"
+            )
+
+    def _failed(self, error: BulkFailed) -> None:
+        self._failures.append(error.status)
+        self._cluster.note_failure()
+
+    async def _hash(self, pieces: Sequence[bytes]) -> None:
+        await trio.to_thread.run_sync(_update, self._md5, pieces)
+
+    async def _send_round(self, target: _Target, pieces: Sequence[bytes]) -> None:
+        assert target.write is not None
+        try:
+            with trio.fail_after(STALL_S):
+                for piece in pieces:
+                    await target.write.send(piece)
+        except BulkFailed as error:
+            self._failed(error)
+            target.write = None
+        except trio.TooSlowError:
+            self._failures.append(Status.UNREACHABLE)
+            self._cluster.note_failure()
+            stalled, target.write = target.write, None
+            await stalled.abort()
+
+
+async def _read_round(body: BodySource) -> list[bytes]:
+    """Up to about ROUND_BYTES of the body, in the pieces in which it came; empty at its end."""
+    pieces: list[bytes] = []
+    held = 0
+    while held < ROUND_BYTES:
+        piece = await body.read()
+        if not piece:
+            break
+        pieces.append(piece)
+        held += len(piece)
+    return pieces
+
+
+def _update(md5: hashlib._Hash, pieces: Sequence[bytes]) -> None:
+    for piece in pieces:
+        md5.update(piece)
