@@ -133,7 +133,7 @@ class ContainerStore:
         items = tuple(
             ListedPrefix(row.prefix)
             if isinstance(row, CommonPrefix)
-            else ListedContainer(row.name, row.timestamp, row.count, row.size_bytes)
+            else ListedContainer(row.name, row.timestamp, row.object_count, row.size_bytes)
             for row in rows
         )
         return ContainerListing(_account_info(catalog, consistency), items, truncated)

@@ -180,7 +180,7 @@ class PutRow(NamedTuple):
     timestamp: int
     sub_timestamp: int
     deleted: bool
-    count: int
+    object_count: int
     """Objects: 1 for an object's row, the container's object count for a container's."""
     size_bytes: int
     payload: bytes
@@ -313,7 +313,7 @@ class Catalog(NamedTuple):
     row_count: int
     """Live rows."""
     object_count: int
-    """The sum of the live rows' counts."""
+    """The sum of the live rows' object counts."""
     size_bytes: int
     digest: bytes
     """16 bytes: XOR over all rows, deleted ones too, of xxh3_128(name, versions). Equal digests: equal rows."""
@@ -336,7 +336,7 @@ class Row(NamedTuple):
     timestamp: int
     sub_timestamp: int
     deleted: bool
-    count: int
+    object_count: int
     size_bytes: int
     payload: bytes
 
@@ -419,6 +419,4 @@ class FoundStatistics(NamedTuple):
 
 
 Operation: TypeAlias = WriteOperation | ReadOperation
-Answer: TypeAlias = (
-    Written | Locked | Found | FoundCatalog | FoundRows | FoundDigests | FoundEntries | FoundStatistics
-)
+Answer: TypeAlias = Written | Locked | Found | FoundCatalog | FoundRows | FoundDigests | FoundEntries | FoundStatistics
