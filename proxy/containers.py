@@ -21,9 +21,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-import msgpack
-
 from proxy.cluster import Cluster, Placement
+from proxy.entry import decode_text, encode_text, listed_object
 from proxy.listing import merged_page, page_request
 from proxy.model import (
     CERTAIN,
@@ -35,7 +34,6 @@ from proxy.model import (
     ContainerListing,
     ContainerNotEmpty,
     ListedContainer,
-    ListedObject,
     ListedPrefix,
     ListQuery,
     Metadata,
@@ -372,28 +370,6 @@ def merge_catalogs(catalogs: Sequence[Catalog]) -> Catalog | None:
         deleted_timestamp=max(catalog.deleted_timestamp for catalog in catalogs),
         meta=meta,
     )
-
-
-def listed_object(row: Row) -> ListedObject:
-    """A container's row as a listing shows it."""
-    etag, content_type, algorithm = msgpack.unpackb(row.payload)
-    return ListedObject(row.name, max(row.timestamp, row.sub_timestamp), row.size_bytes, etag, content_type, algorithm)
-
-
-def row_payload(etag: str, content_type: str, checksum_algorithm: str) -> bytes:
-    """What a container's row says beside name, times and size."""
-    packed: bytes = msgpack.packb((etag, content_type, checksum_algorithm))
-    return packed
-
-
-def encode_text(text: str) -> bytes:
-    """Metadata as bytes; what was not UTF-8 when it came goes back as it was."""
-    return text.encode("utf-8", "surrogateescape")
-
-
-def decode_text(value: bytes) -> str:
-    """The reverse of `encode_text`."""
-    return value.decode("utf-8", "surrogateescape")
 
 
 def _live(catalog: Catalog) -> bool:

@@ -1,6 +1,6 @@
-"""What the proxy keeps in an object's metadata and manifest, as bytes.
+"""What the proxy keeps in metadata, manifests and rows, as bytes.
 
-The devices take both for opaque. Each is a msgpack array that begins with its version, so that a later form can be told
+The devices take them for opaque. Each is a msgpack array that begins with its version, so that a later form can be told
 from this one; what does not unpack to the expected shape is `CorruptEntry`, never half an object.
 
 A manifest's segments mostly lie in one container and differ in the end of their names and in their sizes, and there may be
@@ -14,9 +14,8 @@ from typing import Any
 
 import msgpack
 
-from proxy.containers import decode_text, encode_text
-from proxy.model import CERTAIN, Consistency, Manifest, Metadata, ObjectInfo, Segment
-from storage_node.operations import Entry
+from proxy.model import CERTAIN, Consistency, ListedObject, Manifest, Metadata, ObjectInfo, Segment
+from storage_node.operations import Entry, Row
 
 _META_VERSION = 1
 _MANIFEST_VERSION = 1
@@ -99,6 +98,31 @@ def unpack_manifest(data: bytes) -> Manifest:
         return Manifest(tuple(segments), owned)
     except (ValueError, TypeError, IndexError, msgpack.UnpackException) as error:
         raise CorruptEntry(f"manifest does not unpack: {error}") from error
+
+
+def listed_object(row: Row) -> ListedObject:
+    """A container's row as a listing shows it."""
+    try:
+        etag, content_type, algorithm = msgpack.unpackb(row.payload)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise CorruptEntry(f"a listing's row does not unpack: {error}") from error
+    return ListedObject(row.name, max(row.timestamp, row.sub_timestamp), row.size_bytes, etag, content_type, algorithm)
+
+
+def row_payload(etag: str, content_type: str, checksum_algorithm: str) -> bytes:
+    """What a container's row says beside name, times and size."""
+    packed: bytes = msgpack.packb((etag, content_type, checksum_algorithm))
+    return packed
+
+
+def encode_text(text: str) -> bytes:
+    """Metadata as bytes; what was not UTF-8 when it came goes back as it was."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def decode_text(value: bytes) -> str:
+    """The reverse of `encode_text`."""
+    return value.decode("utf-8", "surrogateescape")
 
 
 def _common_beginning(names: list[bytes]) -> bytes:

@@ -33,8 +33,8 @@ from storage_node.client import PutBlobHeader
 
 from proxy.cluster import Cluster
 from proxy.conditions import check_copy_source, check_read, check_write
-from proxy.containers import ContainerStore, container_key, row_payload
-from proxy.entry import object_info, pack_manifest, pack_meta, unpack_manifest
+from proxy.containers import ContainerStore, container_key
+from proxy.entry import object_info, pack_manifest, pack_meta, row_payload, unpack_manifest
 from proxy.locking import Hold, hold_object
 from proxy.model import (
     NO_CONDITIONS,
