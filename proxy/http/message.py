@@ -49,6 +49,10 @@ class MalformedBody(BodyError):
     """Chunked framing that makes no sense: answer 400 and close."""
 
 
+class BodyTooLarge(BodyError):
+    """More came than a body may have: answer 413 and close."""
+
+
 class BodyTimeout(BodyError):
     """The client sent nothing for as long as it may: answer 408 and close."""
 

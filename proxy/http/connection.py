@@ -1,0 +1,388 @@
+"""One client's connection: requests one after the other, each answered before the next is looked at.
+
+Problem: in order, bounded, correct in every corner of RFC 9112 that clients visit, and some ten microseconds a request.
+
+Idea: a plain loop. Read a head, parse it, call the handler, send the response, see to what the handler left unread.
+Everything rare (errors, streams, lingering) is in functions of its own, so that the loop's way is short. Pipelined
+requests simply wait in the buffer and in the kernel; nothing is read while a request is being served.
+
+Rejected: a reader task and a writer task per connection, with queues between: two wake-ups a request, and unbounded
+buffers or flow control to write.
+
+Invariants:
+- Every request that was parsed gets exactly one response, or the connection is closed.
+- A response stream is closed exactly once, whatever happens.
+- After anything doubtful (malformed framing, an unread body, a response that broke) the connection is not used again.
+- No client sees a trace-back; every 500 is logged with the transaction id that the client got.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeAlias
+
+import structlog
+import trio
+
+from proxy.http.body import NO_BODY, ChunkedBody, LengthBody, NoBody
+from proxy.http.head import HEAD_END, HeadParser, HttpError, RequestHead, check_partial
+from proxy.http.limits import HttpLimits
+from proxy.http.message import (
+    BodyError,
+    BodyTimeout,
+    BodyTooLarge,
+    ClientDisconnected,
+    Handler,
+    Request,
+    Response,
+    ResponseStream,
+)
+from proxy.http.patience import Wait
+from proxy.http.responses import CHUNKED_END, Stamps, framing, render_head, sends_body
+from proxy.http.wire import HEAD_READ_BYTES, TooSlow, Wire
+
+log = structlog.get_logger("proxy.http")
+
+JOIN_BYTES_MAX: Final = 32 * 1024
+"""Up to this a body is copied behind its head and sent with it; above, the kernel gathers the two."""
+REQUEST_BUDGET_BYTES: Final = 32 * 1024
+"""What one request counts as, in the budget that makes busy connections step back."""
+CLOSE_S: Final = 5.0
+"""For a response stream's `aclose` when the connection's task is being cancelled."""
+CLIENT_GONE: Final = 499
+"""In the access log: nobody was there to answer."""
+
+ErrorRenderer: TypeAlias = Callable[[HttpError, str], Response]
+"""Makes the response to a request that failed before, or beside, its handler: error and transaction id in."""
+
+
+class AccessLog(Protocol):
+    """Called once per response, on the hot path."""
+
+    def __call__(
+        self,
+        method: str,
+        target: bytes,
+        status: int,
+        received_bytes: int,
+        sent_bytes: int,
+        duration_s: float,
+        transaction_id: str,
+    ) -> None:
+        """`received_bytes` and `sent_bytes` are counted on the wire, heads included; 499 is a client that went away."""
+
+
+class ResponseBroken(Exception):
+    """A response could not be sent to its end; its client must not take it for whole."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """Running totals of one server."""
+
+    requests: int = 0
+    refused: int = 0
+    failed: int = 0
+    expired: int = 0
+    turned_away: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What all connections of a server share."""
+
+    handler: Handler
+    limits: HttpLimits
+    stamps: Stamps
+    parser: HeadParser
+    render_error: ErrorRenderer
+    access_log: AccessLog | None
+    is_stopping: Callable[[], bool]
+    counters: Counters
+
+
+AnyBody: TypeAlias = LengthBody | ChunkedBody | NoBody
+
+
+class Connection:
+    """Serves one client until one of the two has enough."""
+
+    __slots__ = ("_service", "wire")
+
+    def __init__(self, service: Service, wire: Wire) -> None:
+        self._service = service
+        self.wire = wire
+
+    async def run(self) -> None:
+        """Until the connection is closed. Raises nothing but cancellation."""
+        wire = self.wire
+        reset = True
+        try:
+            while await self._serve_one():
+                pass
+            reset = False
+        except (TooSlow, OSError, ResponseBroken):
+            pass  # counted where it is known why
+        except Exception:
+            log.exception("connection failed", client=wire.client)
+        finally:
+            wire.close(reset)
+
+    async def _serve_one(self) -> bool:
+        """One request and its response. False: the connection is to be closed."""
+        service = self._service
+        wire = self.wire
+        try:
+            head_bytes = await self._read_head()
+            if not head_bytes:
+                return False
+            head = service.parser.parse(head_bytes)
+        except HttpError as error:
+            await self._refuse(error)
+            return False
+        wire.requests += 1
+        wire.budget -= REQUEST_BUDGET_BYTES
+        service.counters.requests += 1
+        body: AnyBody
+        if head.content_length:
+            body = LengthBody(wire, head.content_length, head.expects_continue)
+        elif head.chunked:
+            body = ChunkedBody(wire, service.limits.body_bytes_max, head.expects_continue)
+        else:
+            body = NO_BODY
+        transaction_id = service.stamps.transaction_id()
+        request = Request(head.method, head.target, head.headers, body, wire.client, transaction_id)
+        if service.access_log is None:
+            return await self._answer(request, head, body)
+        started_s = time.perf_counter()
+        sent_before = wire.sent_bytes
+        received_before = wire.received_bytes - len(head_bytes) - len(wire.buffer)
+        status = CLIENT_GONE
+        try:
+            response = await self._handle(request)
+            if response is None:
+                return False
+            goes_on = await self._respond(request, head, body, response)
+            status = response.status
+            return goes_on
+        finally:
+            service.access_log(
+                head.method, head.target, status, wire.received_bytes - received_before - len(wire.buffer),
+                wire.sent_bytes - sent_before, time.perf_counter() - started_s, transaction_id,
+            )  # fmt: skip
+
+    async def _answer(self, request: Request, head: RequestHead, body: AnyBody) -> bool:
+        """Handle and respond. False: the connection is to be closed."""
+        response = await self._handle(request)
+        return response is not None and await self._respond(request, head, body, response)
+
+    async def _read_head(self) -> bytes:
+        """One whole head; b"" when the client has closed. Raises `HttpError`, `TooSlow` (idle), `OSError`."""
+        wire = self.wire
+        limits = self._service.limits
+        if wire.budget < 0:
+            await wire.step_back()
+        buffer = wire.buffer
+        searched = 0
+        wait = Wait.REQUEST if wire.requests else Wait.HEAD
+        while True:
+            if buffer:
+                end = buffer.find(HEAD_END, searched)
+                if end >= 0:
+                    if end == 0 or buffer.startswith(b"\r\n"):
+                        buffer = _without_empty_lines(buffer)
+                        searched = 0
+                        continue
+                    end += 4
+                    wire.buffer = buffer[end:]
+                    return buffer[:end] if end < len(buffer) else buffer
+                if buffer != b"\r\n" and buffer != b"\r":
+                    check_partial(buffer, limits)
+                searched = max(0, len(buffer) - 3)
+                wait = Wait.HEAD
+                wire.buffer = buffer
+            elif wait is Wait.REQUEST:
+                # A client that has just got its response has hardly sent the next request yet: don't ask in vain.
+                await wire.wait_readable(wait)
+            try:
+                data = await wire.receive(HEAD_READ_BYTES, wait)
+            except TooSlow:
+                if not buffer:
+                    raise
+                raise HttpError(408, "the request's head did not arrive in time") from None
+            if not data:
+                if buffer:
+                    raise HttpError(400, "the connection ended within a request's head")
+                return b""
+            buffer = buffer + data if buffer else data
+
+    async def _handle(self, request: Request) -> Response | None:
+        """The handler's response, or the one to its failure; None when nobody is there to get one."""
+        try:
+            return await self._service.handler(request)
+        except Exception as error:
+            return self._failure(error, request)
+
+    def _failure(self, error: Exception, request: Request) -> Response | None:
+        """What to answer when the handler, or its response's first piece, raised."""
+        cause = _find(error, BodyError)
+        if isinstance(cause, ClientDisconnected):
+            return None
+        counters = self._service.counters
+        if cause is not None:
+            counters.refused += 1
+            if isinstance(cause, BodyTimeout):
+                http_error = HttpError(408, str(cause) or "the body did not arrive in time")
+            elif isinstance(cause, BodyTooLarge):
+                http_error = HttpError(413, str(cause))
+            else:
+                http_error = HttpError(400, str(cause))
+        elif isinstance(error, HttpError):
+            http_error = error
+        else:
+            counters.failed += 1
+            log.error(
+                "request failed", transaction_id=request.transaction_id, method=request.method,
+                path=request.path.decode("latin-1"), client=request.client, exc_info=error,
+            )  # fmt: skip
+            http_error = HttpError(500, "internal error; the transaction id tells us where to look")
+        return self._service.render_error(http_error, request.transaction_id)
+
+    async def _refuse(self, error: HttpError) -> None:
+        """Answer what never became a request."""
+        service = self._service
+        service.counters.refused += 1
+        transaction_id = service.stamps.transaction_id()
+        response = service.render_error(error, transaction_id)
+        body = response.body if isinstance(response.body, (bytes, memoryview)) else b""
+        head = render_head(
+            response,
+            b"Content-Length: %d\r\n" % len(body),
+            b"Connection: close\r\n",
+            service.stamps.date,
+            transaction_id,
+        )
+        if service.access_log is not None:
+            service.access_log("-", b"-", error.status, len(self.wire.buffer), len(head), 0.0, transaction_id)
+        await self.wire.send(head + body)
+        await self.wire.linger(service.limits.linger_bytes_max)
+
+    async def _respond(self, request: Request, head: RequestHead, body: AnyBody, response: Response) -> bool:
+        """Send the response and see to the rest of the request. False: the connection is to be closed."""
+        service = self._service
+        wire = self.wire
+        stream: ResponseStream | None = None
+        first: bytes | memoryview = b""
+        if not isinstance(response.body, (bytes, memoryview)):
+            stream = response.body
+            if sends_body(head.method, response.status):
+                try:
+                    first = await stream.read()
+                except Exception as error:
+                    await stream.aclose()
+                    failure = self._failure(error, request)
+                    if failure is None:
+                        return False
+                    return await self._respond(request, head, body, failure)
+                except BaseException:
+                    await _close_shielded(stream)
+                    raise
+            else:
+                await stream.aclose()
+                stream = None
+        keep_alive = (
+            head.keep_alive
+            and not response.close
+            and not service.is_stopping()
+            and body.can_be_drained(service.limits.drain_bytes_max)
+        )
+        framing_line = framing(response, head.method, head.is_http11)
+        if stream is not None and not framing_line:
+            keep_alive = False  # the connection's end is the body's
+        if keep_alive:
+            connection_line = b"" if head.is_http11 else b"Connection: keep-alive\r\n"
+        else:
+            connection_line = b"Connection: close\r\n"
+        rendered = render_head(response, framing_line, connection_line, service.stamps.date, request.transaction_id)
+        if stream is not None:
+            await self._send_stream(rendered, first, stream, response.length, head.is_http11)
+        else:
+            content = response.body
+            assert isinstance(content, (bytes, memoryview))
+            if not content or not sends_body(head.method, response.status):
+                await wire.send(rendered)
+            elif len(content) <= JOIN_BYTES_MAX:
+                await wire.send(rendered + content)
+            else:
+                await wire.send_parts(rendered, content)
+        if keep_alive and (body.finished or await body.drain(service.limits.drain_bytes_max)):
+            return True
+        if not body.finished:
+            await wire.linger(service.limits.linger_bytes_max)
+        return False
+
+    async def _send_stream(
+        self, head: bytes, piece: bytes | memoryview, stream: ResponseStream, length: int | None, is_http11: bool
+    ) -> None:
+        """The head and a streamed body, from its first piece on. Raises `ResponseBroken` where it is not whole."""
+        wire = self.wire
+        chunked = length is None and is_http11
+        sent_bytes = 0
+        try:
+            while piece:
+                sent_bytes += len(piece)
+                if length is not None and sent_bytes > length:
+                    raise ResponseBroken(f"the response's stream is longer than {length} bytes")
+                if chunked:
+                    await wire.send_parts(head, b"%x\r\n" % len(piece), piece, b"\r\n")
+                elif head:
+                    await wire.send_parts(head, piece)
+                else:
+                    await wire.send(piece)
+                head = b""
+                piece = await stream.read()
+            if length is not None and sent_bytes < length:
+                raise ResponseBroken(f"the response's stream ended after {sent_bytes} of {length} bytes")
+            if head or chunked:
+                await wire.send(head + CHUNKED_END if chunked else head)
+        except (OSError, TooSlow):
+            await stream.aclose()
+            raise
+        except Exception as error:
+            self._service.counters.failed += 1
+            log.error("response broke off", client=wire.client, sent_bytes=sent_bytes, exc_info=error)
+            await stream.aclose()
+            raise ResponseBroken(str(error)) from error
+        except BaseException:
+            await _close_shielded(stream)
+            raise
+        await stream.aclose()
+
+
+async def _close_shielded(stream: ResponseStream) -> None:
+    """Close a stream within a task that is being cancelled."""
+    with trio.move_on_after(CLOSE_S, shield=True):
+        await stream.aclose()
+
+
+def _find(error: BaseException, kind: type[BodyError]) -> BodyError | None:
+    """The error, or the first one of that kind in a group of them."""
+    if isinstance(error, kind):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            found = _find(inner, kind)
+            if found is not None:
+                return found
+    return None
+
+
+def _without_empty_lines(buffer: bytes) -> bytes:
+    """Without the empty lines that some clients send behind a body (RFC 9112, section 2.2): two are forgiven."""
+    for _ in range(2):
+        buffer = buffer.removeprefix(b"\r\n")
+    if buffer.startswith(b"\r\n"):
+        raise HttpError(400, "empty lines where a request should be")
+    return buffer

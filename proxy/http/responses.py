@@ -1,0 +1,125 @@
+"""The head of a response, as bytes; transaction ids; the Date header.
+
+Problem: every response needs a date, a transaction id and framing headers, and none of them may cost microseconds. And a
+dialect that puts a client's text into a header must not let it write headers of its own.
+
+Idea: what changes once a second is made once a second. A finished head is checked as a whole: it must hold as many line
+ends as it has lines, so that a CR or LF in any value is found by two scans, whoever put it there.
+
+Invariants: framing is decided here alone (Content-Length, chunked, or the connection's end); a 1xx, 204 or 304 carries no
+body and a 204 no Content-Length; HEAD is framed as the GET that it stands for, without a body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Final
+
+from proxy.http.message import HeaderList, Response
+
+STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+CHUNKED_END: Final = b"0\r\n\r\n"
+
+
+class HeaderInjection(ValueError):
+    """A header's name or value holds a line end: our own bug, that a client tried to use."""
+
+
+class Stamps:
+    """The Date header's value and transaction ids: one of these per process.
+
+    `clock` gives seconds since 1970; `random_bytes` so many random bytes. A transaction id is spelled as Swift spells it,
+    `tx` + 21 hexadecimal digits - 10 hexadecimal digits of seconds since 1970; the first 13 of the 21 are drawn at random,
+    the others count, so that no two of a process are alike and a reader can tell a process's requests by eye.
+    """
+
+    __slots__ = ("_clock", "_count", "_date", "_prefix", "_random_bytes", "_second", "_suffix")
+
+    def __init__(self, clock: Callable[[], float], random_bytes: Callable[[int], bytes]) -> None:
+        self._clock = clock
+        self._random_bytes = random_bytes
+        self._second = -1
+        self._date = b""
+        self._suffix = ""
+        self._count = 0
+        self._prefix = ""
+        self._new_prefix()
+
+    def _new_prefix(self) -> None:
+        self._prefix = "tx" + self._random_bytes(7).hex()[:13]
+        self._count = int.from_bytes(self._random_bytes(3), "big")
+
+    def _tick(self) -> None:
+        second = int(self._clock())
+        if second != self._second:
+            self._second = second
+            self._date = formatdate(second, usegmt=True).encode()
+            self._suffix = f"-{second & 0xFF_FFFF_FFFF:010x}"
+
+    def transaction_id(self) -> str:
+        """A new id; also moves the date on."""
+        self._tick()
+        self._count += 1
+        if self._count > 0xFFFF_FFFF:
+            self._new_prefix()
+        return f"{self._prefix}{self._count:08x}{self._suffix}"
+
+    @property
+    def date(self) -> bytes:
+        """The Date header's value, as of the last transaction id."""
+        return self._date
+
+
+def status_line(status: int) -> bytes:
+    """The first line of a response, its end included."""
+    line = STATUS_LINES.get(status)
+    return line if line is not None else b"HTTP/1.1 %d Status\r\n" % status
+
+
+def has_header(headers: HeaderList, name: bytes) -> bool:
+    """True: a header of that (lower-case) name is in the list."""
+    return any(len(key) == len(name) and key.lower() == name for key, _ in headers)
+
+
+def sends_body(method: str, status: int) -> bool:
+    """False: the response has no body whatever it says of one (RFC 9110, section 6.4.1)."""
+    return not (method == "HEAD" or status == 204 or status == 304 or status < 200)
+
+
+def framing(response: Response, method: str, is_http11: bool) -> bytes:
+    """The header line that says how long the body is; b"" where there is none to send."""
+    status = response.status
+    length = response.length
+    if status < 200 or status == 204:
+        return b""
+    if method == "HEAD" or status == 304:
+        if length is None or (status == 304 and not length) or has_header(response.headers, b"content-length"):
+            return b""
+        return b"Content-Length: %d\r\n" % length
+    if length is not None:
+        return b"Content-Length: %d\r\n" % length
+    return b"Transfer-Encoding: chunked\r\n" if is_http11 else b""
+
+
+def render_head(
+    response: Response, framing_line: bytes, connection_line: bytes, date: bytes, transaction_id: str
+) -> bytes:
+    """A response's head, blank line included. Raises `HeaderInjection`."""
+    headers = response.headers
+    lines = [b"%b: %b\r\n" % header for header in headers]
+    head = b"%b%bDate: %b\r\nX-Trans-Id: %b\r\n%b%b\r\n" % (
+        status_line(response.status),
+        b"".join(lines),
+        date,
+        transaction_id.encode("ascii"),
+        framing_line,
+        connection_line,
+    )
+    line_count = len(headers) + 4 + (framing_line != b"") + (connection_line != b"")
+    if head.count(b"\n") != line_count or head.count(b"\r") != line_count:
+        raise HeaderInjection("a line end in a response header")
+    return head
