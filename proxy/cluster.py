@@ -117,6 +117,7 @@ class Cluster:
         self.background: trio.Nursery | None = None
         self._placements: dict[int, tuple[Replica, ...]] = {}
         self._cautious_until_s = 0.0
+        self._new_until_s: float | None = None
         self.replicas: dict[int, Replica] = {}
         local = local_devices or {}
         for device in ring.devices:
@@ -154,6 +155,14 @@ class Cluster:
     def cautious(self) -> bool:
         """Whether a device was away lately, so that reads should ask more than a bare majority."""
         return self.monotonic() < self._cautious_until_s
+
+    @property
+    def thorough(self) -> bool:
+        """Whether reads should ask every primary at hand: this process may have been started after a failure."""
+        now_s = self.monotonic()
+        if self._new_until_s is None:
+            self._new_until_s = now_s + CAUTIOUS_S
+        return now_s < self._new_until_s
 
     def note_failure(self) -> None:
         """A device did not answer or took no write: be cautious for a while."""

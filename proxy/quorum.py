@@ -8,9 +8,10 @@ waiting task when the outcome is decided; what comes later is still taken note o
 majority has answered is still replaced by a handoff, so that the third copy exists).
 
 Rules of a write (`write`):
-- It has succeeded when a majority of the replicas (as many as the name has primaries) have it on stable storage. A
-  primary that is away, full, fenced or too busy is replaced by the next handoff.
-- It is *degraded* if fewer than a majority of primaries are among them.
+- It has succeeded when a majority of the name's primaries have it on stable storage. A primary that is away, full, fenced
+  or too busy is replaced by the next handoff; handoffs count only once no primary is left that may still answer, because
+  a later read that asks a majority of primaries would not see them.
+- It is *degraded* if handoffs were needed to reach a majority.
 - If devices hold something newer so that no majority took it, the caller stamps again and repeats (`write_newest`).
 
 Rules of a read (`read`): a majority of the primaries must answer (found or missing); with fewer it is degraded, with none
@@ -95,7 +96,16 @@ class WriteResult:
 
 
 class _Write(Waiter):
-    __slots__ = ("_cluster", "_handoffs", "_operation", "_pending", "_placement", "_success", "result")
+    __slots__ = (
+        "_cluster",
+        "_handoffs",
+        "_operation",
+        "_pending",
+        "_pending_primaries",
+        "_placement",
+        "_success",
+        "result",
+    )
 
     def __init__(
         self, cluster: Cluster, placement: Placement, operation: WriteOperation, success: frozenset[Status]
@@ -107,13 +117,14 @@ class _Write(Waiter):
         self._success = success
         self._handoffs: Iterator[Replica] | None = None
         self._pending = 0
+        self._pending_primaries = 0
         self.result = WriteResult()
 
     def start(self, *, use_handoffs: bool) -> None:
         primaries = self._placement.primaries
         if not use_handoffs:
             self._handoffs = iter(())
-        self._pending = len(primaries)
+        self._pending = self._pending_primaries = len(primaries)
         for replica in primaries:
             replica.client.submit(self._operation, partial(self._answered, True, replica), WRITE_TIMEOUT_S)
 
@@ -121,6 +132,7 @@ class _Write(Waiter):
         assert isinstance(answer, Written)
         status = answer.status
         result = self.result
+        self._pending_primaries -= primary
         if status in self._success:
             result.applied += 1
             if primary:
@@ -130,8 +142,7 @@ class _Write(Waiter):
             if answer.replaced_manifest is not None:
                 result.replaced_manifest = answer.replaced_manifest
             self._pending -= 1
-            if result.applied >= self._placement.need or self._pending == 0:
-                self.decide()
+            self._decide_if_settled()
             return
         result.statuses = (*result.statuses, status)
         if answer.detail:
@@ -145,7 +156,16 @@ class _Write(Waiter):
                 handoff.client.submit(self._operation, partial(self._answered, False, handoff), WRITE_TIMEOUT_S)
                 return
         self._pending -= 1
-        if self._pending == 0:
+        self._decide_if_settled()
+
+    def _decide_if_settled(self) -> None:
+        need = self._placement.need
+        result = self.result
+        if (
+            result.applied_primaries >= need
+            or self._pending == 0
+            or (self._pending_primaries == 0 and result.applied >= need)
+        ):
             self.decide()
 
     def _next_handoff(self) -> Replica | None:

@@ -120,15 +120,16 @@ class Upload:
             pieces = upcoming
 
     async def commit(self, header: PutBlobHeader) -> WriteResult:
-        """Make it the object on every device; returns once a majority has, or all have answered."""
+        """Make it the object on every device; returns once a majority of primaries has, or no primary is left."""
         waiter = Waiter()
         result = WriteResult()
         targets, self._targets = self._targets, []
         pending = len(targets)
+        pending_primaries = sum(target.primary for target in targets)
         need = self._placement.need
 
         async def commit_one(target: _Target) -> None:
-            nonlocal pending
+            nonlocal pending, pending_primaries
             assert target.write is not None
             answer = Written(Status.UNREACHABLE)
             with trio.move_on_after(COMMIT_TIMEOUT_S):
@@ -137,6 +138,7 @@ class Upload:
                 except BulkFailed as error:
                     answer = Written(error.status, 0, str(error))
             pending -= 1
+            pending_primaries -= target.primary
             if answer.status == Status.APPLIED:
                 result.applied += 1
                 result.applied_primaries += target.primary
@@ -147,7 +149,7 @@ class Upload:
                 result.detail = answer.detail
                 if answer.status in (Status.NEWER, Status.LOCKED):
                     result.newest_timestamp = max(result.newest_timestamp, answer.timestamp)
-            if result.applied >= need or not pending:
+            if result.applied_primaries >= need or not pending or (not pending_primaries and result.applied >= need):
                 waiter.decide()
 
         for target in targets:

@@ -46,14 +46,14 @@ async def find_version(cluster: Cluster, key: bytes, *, data: bool, newest: bool
     """
     placement = cluster.place(key)
     if cluster.all_local and not newest and not cluster.cautious:
-        quick = _find_locally(placement, key, data)
+        quick = _find_locally(placement, key, data, len(placement.primaries) if cluster.thorough else placement.need)
         if quick is not None:
             return quick
     return await _find_anywhere(cluster, placement, key, data, newest)
 
 
-def _find_locally(placement: Placement, key: bytes, data: bool) -> Version | None:
-    """The answer of the first majority of primaries if all are local, have the object and agree; else None."""
+def _find_locally(placement: Placement, key: bytes, data: bool, ask: int) -> Version | None:
+    """The answer of the first `ask` primaries if all are local, have the object and agree; else None."""
     primaries = placement.primaries
     reader = primaries[0].reader
     assert reader is not None
@@ -64,7 +64,7 @@ def _find_locally(placement: Placement, key: bytes, data: bool) -> Version | Non
     if entry is None:
         return None
     versions = GetObject(placement.hash, key, False)
-    for replica in primaries[1 : placement.need]:
+    for replica in primaries[1:ask]:
         assert replica.reader is not None
         other = replica.reader.read(versions)
         if (
