@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import trio
+
 from ring.ring import Ring
 from ring.topology import Device
 from storage_node.client import DeviceClient
-
 from storage_node.operations import (
     Answer,
     GetCatalog,
