@@ -29,7 +29,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import trio
-from storage_node.client import PutBlobHeader
 
 from proxy.cluster import Cluster
 from proxy.conditions import check_copy_source, check_read, check_write
@@ -58,6 +57,7 @@ from proxy.quorum import WriteResult, shortage, write_newest
 from proxy.streams import BytesStream, ManifestStream, StreamBody, VersionStream
 from proxy.upload import Upload
 from proxy.versions import Version, find_version
+from storage_node.client import PutBlobHeader
 from storage_node.operations import (
     SMALL_BYTES_MAX,
     DeleteObject,

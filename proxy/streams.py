@@ -16,10 +16,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 import trio
-from storage_node.client import BulkRead
 
 from proxy.cluster import Cluster, Placement, Replica
 from proxy.model import ObjectStream, Segment, SegmentMissing, Unavailable
+from storage_node.client import BulkRead
 from storage_node.device import ObjectReader
 from storage_node.errors import CorruptData
 

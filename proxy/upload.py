@@ -21,11 +21,11 @@ import hashlib
 from collections.abc import Sequence
 
 import trio
-from storage_node.client import BulkFailed, BulkWrite, PutBlobHeader
 
 from proxy.cluster import Cluster, Placement, Replica
 from proxy.model import OBJECT_SIZE_BYTES_MAX, BodySource, EntityTooLarge, Unavailable
 from proxy.quorum import Waiter, WriteResult, shortage
+from storage_node.client import BulkFailed, BulkWrite, PutBlobHeader
 from storage_node.operations import Status, Written
 
 ROUND_BYTES = 1024 * 1024
