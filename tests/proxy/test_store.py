@@ -1,0 +1,296 @@
+"""The object store on real devices: what is written is read, listed, and survives devices that go and come."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from proxy.model import (
+    BadDigest,
+    Conditions,
+    ContainerNotEmpty,
+    ListedObject,
+    ListedPrefix,
+    ListQuery,
+    Manifest,
+    NoSuchContainer,
+    NoSuchObject,
+    PreconditionFailed,
+    PutObjectRequest,
+    Segment,
+    SegmentMissing,
+)
+from proxy.store import ObjectName, ObjectStore
+from tests.support.cluster import SmallCluster, small_cluster
+
+ACCOUNT = "AUTH_test"
+
+
+class Body:
+    """A body in pieces of a given size, that may break off."""
+
+    def __init__(self, data: bytes, piece: int = 65536, length: bool = True, breaks: bool = False) -> None:
+        self._pieces = [data[i : i + piece] for i in range(0, len(data), piece)]
+        self._breaks = breaks
+        self.length = len(data) if length else None
+
+    async def read(self) -> bytes:
+        await trio.lowlevel.checkpoint()
+        if self._pieces:
+            return self._pieces.pop(0)
+        if self._breaks:
+            raise ConnectionError("the client went away")
+        return b""
+
+
+@pytest.fixture(params=[True, False], ids=["local", "wire"])
+async def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SmallCluster]:
+    """A cluster of six devices whose directories the store can see, and one where it cannot."""
+    async with small_cluster(tmp_path, local=request.param) as running:
+        await running.store.create_container(ACCOUNT, b"c", {})
+        yield running
+
+
+async def put(store: ObjectStore, name: bytes, data: bytes, **request: object) -> str:
+    """Store some bytes; the etag."""
+    info = await store.put_object(ACCOUNT, b"c", name, Body(data), PutObjectRequest(**request))  # type: ignore[arg-type]
+    return info.etag
+
+
+async def get(store: ObjectStore, name: bytes, start: int = 0, stop: int | None = None) -> bytes:
+    """Read bytes of an object."""
+    opened = await store.open_object(ACCOUNT, b"c", name)
+    stream = opened.stream(start, opened.info.size_bytes if stop is None else stop)
+    pieces = []
+    while piece := await stream.read():
+        pieces.append(bytes(piece))
+    await stream.aclose()
+    await opened.aclose()
+    return b"".join(pieces)
+
+
+async def names(store: ObjectStore, **query: object) -> list[bytes]:
+    """What the container lists."""
+    listing = await store.list_objects(ACCOUNT, b"c", ListQuery(**query))  # type: ignore[arg-type]
+    return [item.prefix if isinstance(item, ListedPrefix) else item.name for item in listing.items]
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 131072, 131073, 700_000, 3_000_000])
+async def test_what_is_put_is_got_and_listed(cluster: SmallCluster, size: int) -> None:
+    """Objects of every size class come back byte for byte, whole and in part, with their MD5, and stand in the listing."""
+    store = cluster.store
+    data = bytes(i * 7 % 251 for i in range(size))
+    etag = await put(store, b"dir/x", data, metadata={"meta:a": "b"})
+    assert etag == hashlib.md5(data, usedforsecurity=False).hexdigest()
+    assert await get(store, b"dir/x") == data
+    assert await get(store, b"dir/x", size // 3, size // 2) == data[size // 3 : size // 2]
+    info = await store.head_object(ACCOUNT, b"c", b"dir/x")
+    assert (info.size_bytes, info.etag, info.metadata) == (size, etag, {"meta:a": "b"})
+    listing = await store.list_objects(ACCOUNT, b"c", ListQuery())
+    (item,) = listing.items
+    assert isinstance(item, ListedObject)
+    assert (item.name, item.size_bytes, item.etag) == (b"dir/x", size, etag)
+    assert (listing.container.object_count, listing.container.size_bytes) == (1, size)
+
+
+async def test_overwriting_and_deleting(cluster: SmallCluster) -> None:
+    """The last write is read and listed; a deleted object is gone from both; deleting again says so."""
+    store = cluster.store
+    for size in (10, 600_000, 20):
+        await put(store, b"x", b"z" * size)
+        assert len(await get(store, b"x")) == size
+    info = await store.head_container(ACCOUNT, b"c")
+    assert (info.object_count, info.size_bytes) == (1, 20)
+    with pytest.raises(ContainerNotEmpty):
+        await store.delete_container(ACCOUNT, b"c")
+    await store.delete_object(ACCOUNT, b"c", b"x")
+    with pytest.raises(NoSuchObject):
+        await store.head_object(ACCOUNT, b"c", b"x")
+    with pytest.raises(NoSuchObject):
+        await store.delete_object(ACCOUNT, b"c", b"x")
+    assert await names(store) == []
+    await store.delete_container(ACCOUNT, b"c")
+    with pytest.raises(NoSuchContainer):
+        await store.list_objects(ACCOUNT, b"c", ListQuery())
+    with pytest.raises(NoSuchContainer):
+        await put(store, b"x", b"")
+    with pytest.raises(NoSuchContainer):
+        await store.head_object(ACCOUNT, b"c", b"x")
+
+
+async def test_a_body_that_breaks_off_leaves_nothing(cluster: SmallCluster) -> None:
+    """A client that goes away, or a wrong digest, small or large, leaves no object and no row, and no old one is touched."""
+    store = cluster.store
+    await put(store, b"old", b"old")
+    for size in (100, 2_000_000):
+        for name in (b"old", b"new"):
+            with pytest.raises(ConnectionError):
+                await store.put_object(ACCOUNT, b"c", name, Body(b"q" * size, breaks=True), PutObjectRequest())
+            with pytest.raises(BadDigest):
+                await put(store, name, b"q" * size, expected_md5=b"0" * 16)
+    assert await names(store) == [b"old"]
+    assert await get(store, b"old") == b"old"
+
+
+async def test_of_racing_conditional_writes_one_succeeds(cluster: SmallCluster) -> None:
+    """Ten writers of "only if absent" at once: one succeeds, and its bytes are what is read."""
+    store = cluster.store
+    won: list[int] = []
+
+    async def write(number: int) -> None:
+        try:
+            await put(store, b"once", b"%d" % number, conditions=Conditions(if_none_match=("*",)))
+        except PreconditionFailed:
+            return
+        won.append(number)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(10):
+            nursery.start_soon(write, number)
+    assert len(won) == 1
+    assert await get(store, b"once") == b"%d" % won[0]
+
+
+async def test_if_match_compares_and_swaps(cluster: SmallCluster) -> None:
+    """Counting up by read, If-Match and retry loses no increment, for small and for large bodies."""
+    store = cluster.store
+    for size in (0, 300_000):
+        await put(store, b"count", b"0" + b" " * size)
+
+        async def increment(size: int = size) -> None:
+            while True:
+                opened = await store.open_object(ACCOUNT, b"c", b"count")
+                value = int(await get(store, b"count"))
+                now = await store.head_object(ACCOUNT, b"c", b"count")
+                if now.etag != opened.info.etag:
+                    continue
+                try:
+                    body = b"%d" % (value + 1) + b" " * size
+                    await put(store, b"count", body, conditions=Conditions(if_match=(now.etag,)))
+                except PreconditionFailed:
+                    continue
+                return
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(increment)
+        assert int(await get(store, b"count")) == 4
+
+
+async def test_metadata_is_replaced_and_data_stays(cluster: SmallCluster) -> None:
+    """An update gives new metadata and content type, keeps bytes and etag, and shows in the listing."""
+    store = cluster.store
+    etag = await put(store, b"x", b"data", metadata={"meta:old": "1"}, content_type="text/plain")
+    await store.update_object(ACCOUNT, b"c", b"x", {"meta:new": "2"}, "text/html")
+    info = await store.head_object(ACCOUNT, b"c", b"x")
+    assert (info.metadata, info.content_type, info.etag) == ({"meta:new": "2"}, "text/html", etag)
+    assert info.meta_timestamp > info.timestamp
+    assert await get(store, b"x") == b"data"
+    listing = await store.list_objects(ACCOUNT, b"c", ListQuery())
+    assert [item.content_type for item in listing.items if isinstance(item, ListedObject)] == ["text/html"]
+
+
+async def test_a_manifest_reads_as_one_object_and_owns_its_segments(cluster: SmallCluster) -> None:
+    """Segments are read as one, whole and across their borders; deleting or replacing the manifest deletes them."""
+    store = cluster.store
+    await store.create_container(ACCOUNT, b"\x00parts", {})
+    for replaced in (False, True):
+        segments = []
+        for number in range(3):
+            data = bytes([65 + number]) * (200_000 * number + 10)
+            name = b"part/%d" % number
+            info = await store.put_object(ACCOUNT, b"\x00parts", name, Body(data), PutObjectRequest())
+            segments.append(Segment(ACCOUNT, b"\x00parts", name, len(data), info.etag))
+        total = sum(segment.size_bytes for segment in segments)
+        await store.put_manifest(
+            ACCOUNT, b"c", b"big", Manifest(tuple(segments), owned=True), "etag-3", total, PutObjectRequest()
+        )
+        whole = await get(store, b"big")
+        assert whole == b"A" * 10 + b"B" * 200_010 + b"C" * 400_010
+        assert await get(store, b"big", 5, 200_025) == whole[5:200_025]
+        info = await store.head_object(ACCOUNT, b"c", b"big")
+        assert (info.size_bytes, info.etag) == (total, "etag-3")
+        if replaced:
+            await put(store, b"big", b"small now")
+        else:
+            await store.delete_object(ACCOUNT, b"c", b"big")
+        with trio.fail_after(10):
+            while (await store.list_objects(ACCOUNT, b"\x00parts", ListQuery())).items:
+                await trio.sleep(0.01)
+
+
+async def test_a_changed_segment_is_not_served(cluster: SmallCluster) -> None:
+    """A segment that was overwritten since makes the read fail rather than give other bytes."""
+    store = cluster.store
+    info = await store.put_object(ACCOUNT, b"c", b"s", Body(b"one"), PutObjectRequest())
+    manifest = Manifest((Segment(ACCOUNT, b"c", b"s", 3, info.etag),), owned=False)
+    await store.put_manifest(ACCOUNT, b"c", b"m", manifest, "e", 3, PutObjectRequest())
+    assert await get(store, b"m") == b"one"
+    await put(store, b"s", b"two")
+    with pytest.raises(SegmentMissing):
+        await get(store, b"m")
+
+
+async def test_listings_roll_up_and_page(cluster: SmallCluster) -> None:
+    """Prefix, delimiter, marker, end marker, limit and reverse, as clients combine them."""
+    store = cluster.store
+    for name in (b"a", b"b/1", b"b/2", b"b/c/3", b"d", b"e/1"):
+        await put(store, name, b"")
+    assert await names(store, delimiter=b"/") == [b"a", b"b/", b"d", b"e/"]
+    assert await names(store, delimiter=b"/", limit=2) == [b"a", b"b/"]
+    assert await names(store, delimiter=b"/", marker=b"b/") == [b"d", b"e/"]
+    assert await names(store, prefix=b"b/", delimiter=b"/") == [b"b/1", b"b/2", b"b/c/"]
+    assert await names(store, reverse=True, limit=2) == [b"e/1", b"d"]
+    assert await names(store, marker=b"b/1", end_marker=b"d") == [b"b/2", b"b/c/3"]
+
+
+async def test_a_copy_is_an_object_of_its_own(cluster: SmallCluster) -> None:
+    """A copy has the source's bytes and metadata and outlives it."""
+    store = cluster.store
+    await put(store, b"x", b"y" * 200_000, metadata={"meta:a": "b"}, content_type="text/x")
+    await store.copy_object(ObjectName(ACCOUNT, b"c", b"x"), Conditions(), ObjectName(ACCOUNT, b"c", b"z"))
+    await store.delete_object(ACCOUNT, b"c", b"x")
+    info = await store.head_object(ACCOUNT, b"c", b"z")
+    assert (info.metadata, info.content_type) == ({"meta:a": "b"}, "text/x")
+    assert await get(store, b"z") == b"y" * 200_000
+
+
+@pytest.mark.parametrize("size", [100, 400_000])
+async def test_with_one_primary_away_nothing_is_lost_or_stale(cluster: SmallCluster, size: int) -> None:
+    """Writes made while a device is away are read after it is back, whichever devices are asked; none is degraded."""
+    store = cluster.store
+    await put(store, b"x", b"1" * size)
+    for away in cluster.primaries(b"/AUTH_test/c/x"):
+        await away.stop()
+        await cluster.until_connected(connected=False, nodes=[away])
+        for _ in range(2):
+            etag = await put(store, b"x", b"%d" % away.ring_device.id + b"2" * size)
+            assert (await store.head_object(ACCOUNT, b"c", b"x")).etag == etag
+        await away.start()
+        await cluster.until_connected(connected=True, nodes=[away])
+        info = await store.head_object(ACCOUNT, b"c", b"x")
+        assert info.etag == etag
+        assert not info.consistency.degraded
+        assert [item.etag for item in (await store.list_objects(ACCOUNT, b"c", ListQuery())).items] == [etag]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("size", [100, 400_000])
+async def test_with_two_primaries_gone_handoffs_take_the_write(cluster: SmallCluster, size: int) -> None:
+    """A write with a minority of primaries lands on handoffs, says so, and is read back, also after they return."""
+    store = cluster.store
+    await put(store, b"x", b"old" * size)
+    gone = cluster.primaries(b"/AUTH_test/c/x")[:2]
+    for node in gone:
+        await node.stop()
+    await cluster.until_connected(connected=False, nodes=gone)
+    info = await store.put_object(ACCOUNT, b"c", b"x", Body(b"new" * size), PutObjectRequest())
+    assert info.consistency.degraded
+    assert await get(store, b"x") == b"new" * size
+    for node in gone:
+        await node.start()
+    await cluster.until_connected(connected=True, nodes=gone)
+    assert await get(store, b"x") == b"new" * size
