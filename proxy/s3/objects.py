@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from contextlib import suppress
 from dataclasses import dataclass
 
 from proxy.http.message import HeaderList, Response
@@ -159,10 +160,9 @@ class Objects:
         """DeleteObject: succeeds where there is nothing to delete."""
         if call.parameters:
             check_version(call)
-        try:
-            await self._store.delete_object(call.account, call.bucket, call.key, delete_conditions(call.headers))
-        except NoSuchObject:
-            pass
+        conditions = delete_conditions(call.headers)
+        with suppress(NoSuchObject):
+            await self._store.delete_object(call.account, call.bucket, call.key, conditions)
         return Response(204)
 
 

@@ -18,7 +18,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import trio
@@ -36,6 +36,7 @@ from proxy.model import (
     StoreError,
 )
 from proxy.s3.bodies import BytesBody
+from proxy.s3.concurrency import for_each
 from proxy.s3.errors import S3Error
 from proxy.s3.settings import S3Settings
 from proxy.s3.upload_names import (
@@ -236,18 +237,18 @@ class UploadStore:
             return True
         try:
             info = await self._store.head_object(upload.account, upload.bucket, upload.key)
+            manifest = info.manifest
         except NoSuchObject:
-            info = None
-        if info is not None and info.manifest is not None:
-            if any(segment.name == part for segment in info.manifest.segments):
-                return True
+            manifest = None
+        if manifest is not None and any(segment.name == part for segment in manifest.segments):
+            return True
         await self.drop_parts(upload.account, upload.bucket, (part,))
         return False
 
     async def drop_parts(self, account: str, bucket: bytes, names: Iterable[bytes]) -> None:
         """Delete these attempts."""
         container = parts_container(bucket)
-        await self.each(names, lambda name: self._drop(account, container, name))
+        await for_each(names, lambda name: self._drop(account, container, name), self._settings.part_concurrency)
 
     async def drop_all(self, account: str, bucket: bytes) -> None:
         """Delete everything of a bucket that is gone: uploads in progress and parts that were left."""
@@ -263,7 +264,7 @@ class UploadStore:
             names = [item.name for item in page.items if isinstance(item, ListedObject)]
             if not names:
                 break
-            await self.each(names, lambda name: self._drop(account, container, name))
+            await for_each(names, lambda name: self._drop(account, container, name), self._settings.part_concurrency)
         try:
             await self._store.delete_container(account, container)
         except StoreError:
@@ -274,18 +275,6 @@ class UploadStore:
             await self._store.delete_object(account, container, name)
         except (NoSuchObject, NoSuchContainer):
             return
-
-    async def each(self, names: Iterable[bytes], action: Callable[[bytes], Awaitable[None]]) -> None:
-        """Do it for every name, some at once. The first error ends it."""
-        waiting = iter(names)
-
-        async def work() -> None:
-            for name in waiting:
-                await action(name)
-
-        async with trio.open_nursery() as nursery:
-            for _ in range(self._settings.part_concurrency):
-                nursery.start_soon(work)
 
     async def list_markers(
         self, account: str, bucket: bytes, prefix: bytes, marker: bytes
