@@ -1,0 +1,165 @@
+"""The command line: `ringstead COMMAND`.
+
+Every failure that can be explained ends in one line on standard error and exit code 1 (it did not work) or 2 (the command
+or a setting makes no sense). What a command needs is imported when it runs: `ringstead serve storage` starts on a
+machine without a terminal or a proxy in its memory.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from ringstead.config import CONFIG_CLASSES
+from ringstead.errors import RingsteadError
+from ringstead.options import config_option, data_option, json_option
+
+_ELSEWHERE: Mapping[str, tuple[str, str]] = {
+    "user": ("ringstead.user_commands", "Add, list, show and remove users."),
+    "ring": ("ringstead.ring_commands", "Make and change rings."),
+    "fsck": ("ringstead.fsck", "Check a device that no process serves."),
+}
+"""Commands in modules of their own, with the help that `ringstead --help` shows without importing them."""
+
+
+class LazyGroup(click.Group):
+    """A group whose larger commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *_ELSEWHERE})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _ELSEWHERE:
+            command: click.Command = getattr(importlib.import_module(_ELSEWHERE[cmd_name][0]), cmd_name)
+            return command
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows: list[tuple[str, str]] = []
+        for name in self.list_commands(ctx):
+            if name in _ELSEWHERE:
+                rows.append((name, _ELSEWHERE[name][1]))
+            elif (command := self.get_command(ctx, name)) is not None:
+                rows.append((name, command.get_short_help_str()))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Ringstead: one ring for a small private cloud."""
+
+
+@cli.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as version_of
+
+    click.echo(f"ringstead {version_of('ringstead')}")
+
+
+@cli.command()
+@click.argument("service", type=click.Choice(sorted(CONFIG_CLASSES)))
+@click.option("--config", "config_path", type=click.Path(path_type=Path), required=True, metavar="FILE")
+def serve(service: str, config_path: Path) -> None:
+    """Run one service of one node."""
+    from ringstead.config import config_class_of
+    from ringstead.config_file import load
+    from ringstead.services import run_service
+
+    config = load(config_class_of(service), config_path)
+    sys.exit(run_service(config))
+
+
+@cli.command()
+@data_option
+@click.option("--host", help="Address to serve at.  [127.0.0.1 at first]")
+@click.option("--port", type=int, help="Port to serve at.  [8080 at first]")
+@click.option("--zones", type=int, help="Failure domains.  [3; fixed once made]")
+@click.option("--devices-per-zone", type=int, help="Devices in each.  [2; fixed once made]")
+@click.option("--workers", type=int, help="HTTP processes that share the port.  [2 at first]")
+def up(data: Path, **options: Any) -> None:
+    """Run a cluster on this machine; made on first use, carried on with afterwards."""
+    from ringstead.layout import DataDirectory
+    from ringstead.next_steps import print_next_steps
+    from ringstead.up import run_up
+
+    asked = {name: value for name, value in options.items() if value is not None}
+    run_up(
+        DataDirectory(data.absolute()),
+        asked,
+        say=lambda line: click.echo(f"ringstead: {line}", err=True),
+        announce=print_next_steps,
+    )
+
+
+@cli.command()
+@data_option
+@config_option
+@json_option
+def status(data: Path, config: Path | None, as_json: bool) -> None:
+    """Show devices, processes and backlogs of a running cluster."""
+    from ringstead.status import show_status
+
+    show_status(data, config, as_json=as_json)
+
+
+@cli.group(name="config")
+def config_group() -> None:
+    """Show and check settings."""
+
+
+@config_group.command(name="show")
+@click.argument("service", type=click.Choice(sorted(CONFIG_CLASSES)))
+@click.option("--config", "config_path", type=click.Path(path_type=Path), metavar="FILE", help="With what FILE sets.")
+def config_show(service: str, config_path: Path | None) -> None:
+    """Print all settings of a service, explained, as a file to begin with."""
+    from ringstead.config import config_class_of
+    from ringstead.config_file import load, render
+
+    config_class = config_class_of(service)
+    click.echo(render(load(config_class, config_path) if config_path else config_class()), nl=False)
+
+
+@config_group.command(name="check")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+def config_check(files: tuple[Path, ...]) -> None:
+    """Check settings files (each with a line `service = "…"`)."""
+    from ringstead.config_file import load_any
+
+    for path in files:
+        config = load_any(path)
+        click.echo(f"{path}: good settings for {config.service}")
+
+
+def main() -> NoReturn:
+    """The entry point of `ringstead`."""
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Abort:
+        _fail("interrupted", 130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code)
+    except RingsteadError as error:
+        _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    line = " ".join(message.split())
+    print(f"ringstead: {line}", file=sys.stderr)
+    sys.exit(code)

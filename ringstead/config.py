@@ -1,0 +1,171 @@
+"""The settings of each service: one frozen class a service, every field with its default and its reason.
+
+Problem: a configuration sample of a thousand lines is read by nobody, drifts from the code, and a misspelt key in it is
+silently ignored.
+
+Idea: the class is the sample. Every field carries its sentence and its limits, `ringstead config show` prints them as a
+TOML file that is valid as it stands, and loading checks name, type and range of every key. Every default is good
+enough to start with, so a working file may be three lines.
+
+Paths in a file are relative to that file's folder, so that a data directory can be moved as a whole.
+
+Rejected: environment variables beside the file (two places to look), includes and inheritance between files.
+"""
+
+# ruff: noqa: RUF009 (`setting` makes dataclass fields, which is what the rule wants)
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+from ringstead.errors import ConfigError
+
+T = TypeVar("T")
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+PROXY_WRITER_FIRST = 1
+PROXY_WRITER_LAST = 999
+BACKGROUND_WRITER_FIRST = 1000
+"""Updater, replicator and so on: 1000..3583."""
+COMMAND_WRITER_FIRST = 3584
+COMMAND_WRITER_LAST = 4095
+"""Short-lived command lines draw theirs at random from here; no service may be given one of these."""
+
+
+def setting(
+    default: T,
+    text: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> T:
+    """A field with its explanation and limits (checked when a file is loaded)."""
+    metadata = {"text": text, "minimum": minimum, "maximum": maximum, "choices": choices}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceConfig:
+    """What every service needs to know."""
+
+    service: ClassVar[str] = ""
+
+    name: str = setting("", "What logs and `ringstead status` call this process. Empty: the service's kind.")
+    ring_file: Path = setting(Path("cluster.ring"), "The ring: which devices there are, and where each name belongs.")
+    cluster_key_file: Path = setting(
+        Path("cluster.key"),
+        "The secret that all nodes share and prove to each other; at least 32 bytes, readable by its owner only.",
+    )
+    node: str = setting("127.0.0.1", "This machine's address, as the ring names it.")
+    socket_dir: Path = setting(Path("run"), "Where services on one machine meet: Unix sockets of devices and control.")
+    log_file: Path | None = setting(None, 'Where logs go, as JSON lines. "": to standard error, for people.')
+    log_level: str = setting("info", "The least that is logged.", choices=LOG_LEVELS)
+    log_file_bytes_max: int = setting(
+        16 * 1024**2,
+        "A log file that outgrows this becomes FILE.1, and what FILE.1 was is gone. Bytes.",
+        minimum=64 * 1024,
+    )
+
+    @property
+    def title(self) -> str:
+        """The name that this process goes by."""
+        return self.name or self.service
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorageConfig(ServiceConfig):
+    """A process that owns devices and serves them to proxies and replicators."""
+
+    service: ClassVar[str] = "storage"
+
+    devices_dir: Path = setting(Path("devices"), "The folder in which each device has its folder (or mount point).")
+    devices: tuple[str, ...] = setting(
+        (), "Names of the devices to serve, as the ring has them. Empty: all that the ring has for this node."
+    )
+    listen: str = setting("", "IP:PORT to serve the devices at. Empty: the addresses that the ring names for them.")
+    create_devices: bool = setting(
+        True,
+        "Make a device where its folder is empty or missing. False: refuse, so that a disk that is not mounted is not "
+        "taken for an empty one.",
+    )
+    inline_bytes_max: int = setting(
+        512 * 1024,
+        "Objects up to this size live in the log; longer ones get a file each. Bytes.",
+        minimum=0,
+        maximum=4 * 1024**2,
+    )
+    free_bytes_min: int = setting(
+        512 * 1024**2,
+        "With less free space than this on its file system a device takes no more data. Bytes.",
+        minimum=16 * 1024**2,
+    )
+    free_bytes_min_delete: int = setting(
+        256 * 1024**2,
+        "With less free space than this it takes no deletions either: the rest is for compaction. Bytes.",
+        minimum=8 * 1024**2,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProxyConfig(ServiceConfig):
+    """One HTTP worker. Several share a port: a file each, that differ in `name` and `writer`."""
+
+    service: ClassVar[str] = "proxy"
+
+    listen: str = setting("127.0.0.1", "The address to serve HTTP at. 0.0.0.0 or :: for all.")
+    port: int = setting(8080, "The port to serve HTTP at.", minimum=1, maximum=65535)
+    writer: int = setting(
+        PROXY_WRITER_FIRST,
+        "This process's number in the cluster. Two processes that write must never share one.",
+        minimum=PROXY_WRITER_FIRST,
+        maximum=COMMAND_WRITER_FIRST - 1,
+    )
+    devices_dir: Path = setting(
+        Path("devices"), "Where this machine's devices are, to be read directly. One that is not there is asked for."
+    )
+    s3_region: str = setting("us-east-1", "The region that S3 signatures must name.")
+    s3_domains: tuple[str, ...] = setting(
+        ("localhost",),
+        'Domains under which buckets are host names: "s3.example.com" makes BUCKET.s3.example.com work.',
+    )
+    connections_max: int = setting(8192, "HTTP connections at a time; more wait to be accepted.", minimum=1)
+    idle_timeout_s: float = setting(
+        60.0, "A connection that is silent for this long is closed. Seconds.", minimum=1.0, maximum=3600.0
+    )
+    access_log: bool = setting(False, "Log a line for every request. Failures of ours are logged in any case.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdaterConfig(ServiceConfig):
+    """Brings what containers hold into their accounts' totals."""
+
+    service: ClassVar[str] = "updater"
+
+    writer: int = setting(
+        BACKGROUND_WRITER_FIRST,
+        "This process's number in the cluster. Two processes that write must never share one.",
+        minimum=1,
+        maximum=COMMAND_WRITER_FIRST - 1,
+    )
+    devices_dir: Path = setting(Path("devices"), "Where this machine's devices are.")
+    interval_s: float = setting(1.0, "How often each device is looked over. Seconds.", minimum=0.05, maximum=3600.0)
+    containers_per_s_max: float = setting(
+        20_000.0, "How many containers are compared in a second, over all devices.", minimum=1.0
+    )
+    updates_per_s_max: float = setting(1_000.0, "How many account rows are written in a second.", minimum=0.1)
+
+
+CONFIG_CLASSES: dict[str, type[ServiceConfig]] = {
+    config_class.service: config_class for config_class in (ProxyConfig, StorageConfig, UpdaterConfig)
+}
+
+
+def config_class_of(service: str) -> type[ServiceConfig]:
+    """The class that holds a service's settings."""
+    try:
+        return CONFIG_CLASSES[service]
+    except KeyError:
+        raise ConfigError(f"there is no service {service!r}; there are {', '.join(sorted(CONFIG_CLASSES))}") from None

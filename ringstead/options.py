@@ -1,0 +1,41 @@
+"""Options that several commands have, spelt once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DATA_VARIABLE = "RINGSTEAD_DATA"
+
+
+def data_option(function: F) -> F:
+    """`--data DIR`: the one-machine cluster that a command is about."""
+    return click.option(
+        "--data",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("data"),
+        envvar=DATA_VARIABLE,
+        show_default="./data, or $RINGSTEAD_DATA",
+        metavar="DIR",
+        help="Folder of the one-machine cluster.",
+    )(function)
+
+
+def config_option(function: F) -> F:
+    """`--config FILE`: any cluster, by the settings of a proxy on this machine."""
+    return click.option(
+        "--config",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Settings of a proxy on this machine, instead of --data.",
+    )(function)
+
+
+def json_option(function: F) -> F:
+    """`--json`: for programs."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)

@@ -1,0 +1,86 @@
+"""One HTTP worker: the ring's devices connected, the object model on them, both dialects on that, and the port.
+
+It is ready when every device has been tried once, so that the first request of a client meets a connected cluster. Told to
+stop, it takes no more connections, finishes what runs, and goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+import trio
+
+from proxy.cluster import Cluster
+from proxy.http.limits import HttpLimits
+from proxy.http.listeners import open_listeners
+from proxy.http.server import HttpServer
+from proxy.identity import Identity
+from proxy.store import ObjectStore
+from ringstead.cluster_key import load_cluster_key
+from ringstead.config import ProxyConfig
+from ringstead.control import Answer, control_path, serve_control
+from ringstead.errors import ClusterBusy
+from ringstead.process import Stop
+from ringstead.services import DRAIN_S, addresses, load_ring, local_devices
+from storage_node.timestamp import Clock
+
+
+def log_access(
+    method: str,
+    target: bytes,
+    status: int,
+    received_bytes: int,
+    sent_bytes: int,
+    duration_s: float,
+    transaction_id: str,
+) -> None:
+    """A line for each response. The query is left out: presigned requests carry their signature in it."""
+    structlog.get_logger("access").info(
+        "request",
+        method=method,
+        path=target.partition(b"?")[0].decode("latin-1"),
+        status=status,
+        received_bytes=received_bytes,
+        sent_bytes=sent_bytes,
+        duration_ms=round(duration_s * 1000, 3),
+        transaction_id=transaction_id,
+    )
+
+
+async def run_proxy(config: ProxyConfig, stop: Stop, ready: Callable[[], None]) -> None:
+    """Serve HTTP until told to stop. Raises RingsteadError where it cannot begin."""
+    from proxy.server import ProxyServer
+
+    ring = load_ring(config.ring_file)
+    key = load_cluster_key(config.cluster_key_file)
+    cluster = Cluster(
+        ring,
+        key,
+        Clock(config.writer),
+        addresses(config),
+        local_devices(ring, config.node, config.devices_dir),
+    )
+    store = ObjectStore(cluster)
+    identity = Identity(store, key)
+    limits = HttpLimits(connection_count_max=config.connections_max, idle_s=config.idle_timeout_s)
+    try:
+        listeners = open_listeners(config.listen, config.port, reuse_port=True)
+    except OSError as error:
+        raise ClusterBusy(f"{config.listen}:{config.port}: {error.strerror or error}") from error
+    server = HttpServer(ProxyServer, limits, access_log=log_access if config.access_log else None)
+
+    async def statistics(_: Mapping[str, Any]) -> Answer:
+        figures = server.statistics()
+        return {name: getattr(figures, name) for name in figures.__slots__}
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(cluster.run)
+        await nursery.start(serve_control, control_path(config.socket_dir, config.title), {"statistics": statistics})
+        async with trio.open_nursery() as serving:
+            await serving.start(server.serve, listeners)
+            ready()
+            await stop.wait()
+            server.stop(DRAIN_S)
+        nursery.cancel_scope.cancel()
