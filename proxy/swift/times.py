@@ -1,0 +1,57 @@
+"""Moments as Swift spells them: HTTP dates, decimal seconds, ISO 8601.
+
+Problem: each response carries two or three of these and each row of a listing one; the standard library's formatting costs
+microseconds apiece.
+
+Idea: what is particular to a day is made once a day and kept (bounded); the time of day is four integers in a format.
+"""
+
+from __future__ import annotations
+
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from time import gmtime
+
+_SECOND_US = 1_000_000
+_DAY_S = 86_400
+_WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def http_date(us: int) -> bytes:
+    """`Thu, 13 Jun 2019 14:21:56 GMT`: the second in which the moment lies."""
+    day, second = divmod(us // _SECOND_US, _DAY_S)
+    return b"%b%02d:%02d:%02d GMT" % (_http_day(day), second // 3600, second // 60 % 60, second % 60)
+
+
+def decimal_seconds(us: int) -> bytes:
+    """`1560435715.33848`, as X-Timestamp has it."""
+    return b"%d.%05d" % (us // _SECOND_US, us % _SECOND_US // 10)
+
+
+def iso_time(us: int) -> str:
+    """`2019-06-13T14:21:55.123456`, as listings have it: UTC, without saying so."""
+    seconds, fraction = divmod(us, _SECOND_US)
+    day, second = divmod(seconds, _DAY_S)
+    return f"{_iso_day(day)}{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}.{fraction:06d}"
+
+
+def parse_http_date(value: bytes) -> int | None:
+    """Microseconds since 1970 of an HTTP date; None for what is none (such a condition is ignored, RFC 9110)."""
+    try:
+        return int(parsedate_to_datetime(value.decode("ascii")).timestamp()) * _SECOND_US
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+@lru_cache(maxsize=4096)
+def _http_day(day: int) -> bytes:
+    date = gmtime(day * _DAY_S)
+    weekday, month = _WEEKDAYS[date.tm_wday], _MONTHS[date.tm_mon - 1]
+    return f"{weekday}, {date.tm_mday:02d} {month} {date.tm_year:04d} ".encode()
+
+
+@lru_cache(maxsize=4096)
+def _iso_day(day: int) -> str:
+    date = gmtime(day * _DAY_S)
+    return f"{date.tm_year:04d}-{date.tm_mon:02d}-{date.tm_mday:02d}T"
