@@ -14,7 +14,7 @@ class DeviceSettings:
     """How a device lays out and paces its work. None of them changes the format of what is already on the disk."""
 
     segment_bytes: int = 64 * MIB
-    """A log segment is closed when the next batch would make it longer than this."""
+    """A log segment is left for the next one once it is at least this long (it may be longer by one batch)."""
     inline_bytes_max: int = 512 * KIB
     """Objects up to this size are log records; longer ones are files of their own."""
     fallocate_bytes: int = 8 * MIB
@@ -48,8 +48,8 @@ class DeviceSettings:
 
     index_map_bytes: int = 256 * GIB
     """Address space (not memory, not disk) for the index: the most that it can grow to."""
-    recent_map_bytes: int = 16 * GIB
-    """Address space for what is newer than the index."""
+    recent_map_bytes: int = 256 * MIB
+    """Disk space set aside for what is newer than the index; a checkpoint is due when an eighth of it is used."""
     open_segments_max: int = 256
     """Segment files kept open for reading."""
 

@@ -1,0 +1,365 @@
+"""The log: numbered segment files, written at one end, read anywhere.
+
+Problem: one fdatasync must cover all that arrived together, a crash may leave any part of what was not yet synced, and a
+reader in another process must find a record by its place while segments come and go.
+
+Idea: `log/<number>.seg`, numbers only ever rise. A segment begins with a header of its own (magic, number, the device's
+uuid, the seed of its records' checksums). The writer appends whole batches; a batch lies in one segment; the segment
+is left once it is longer than `segment_bytes`. Records say how much of the segment was durable when they were written (see
+record.py), so whoever scans a segment can tell a torn end from damage.
+
+What stops a scan, and what it means (`Scan.find_end`):
+- zeros up to the end of the file, or the end itself: the log ends here.
+- bytes that do not verify, and nothing behind them that verifies and calls them durable: a write that never finished,
+  whole or in part; nobody was told that it was done. It is cut off.
+- bytes that do not verify, but a later record (of this segment, or of a later one: a segment is begun only when the one
+  before is synced to its end) shows that they were durable once: damage. The range is reported and kept as it is; what
+  verifies behind it counts.
+The one case that can't be told: the very last batch rots before anything is written behind it, and power is lost before the
+next checkpoint. It looks torn and is cut; the replicas hold it.
+
+Rejected: one file for ever with a moving start (hole punching; a reader can't tell gone from zero), a checksummed batch
+frame around records (a record must verify alone anyway), appending after a torn end (a cut must never be undone by what
+comes later, so the writer goes on in a new segment).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from struct import Struct
+from typing import NamedTuple
+
+from xxhash import xxh3_64_intdigest
+
+from storage_node.disk import READ, WRITE_NEW, Disk, write_all
+from storage_node.errors import CorruptData
+from storage_node.record import HEADER_BYTES, MAGIC, Record, decode, stated_length, verified
+
+SEGMENT_MAGIC = b"RINGSEG\x01"
+SEGMENT_HEADER = Struct("<8sQ16sQ")
+SEGMENT_HEADER_BYTES = 64
+"""Header, checksum and reserved zeros; the first record stands here."""
+WINDOW_BYTES = 1 << 20
+"""A scan reads this much at once, or one record."""
+SEGMENT_NUMBER_MAX = (1 << 32) - 1
+
+
+class SegmentGone(Exception):
+    """The segment was compacted away since its number was read: look the record up again."""
+
+
+class Position(NamedTuple):
+    """A point in the log: everything before it, in this segment and all of lower number."""
+
+    segment: int
+    offset: int
+
+
+def segment_name(number: int) -> str:
+    """The file name of a segment; names sort as numbers do."""
+    return f"{number:010d}.seg"
+
+
+def segment_number(name: str) -> int | None:
+    """The number of a segment file, None for any other file."""
+    stem = name[:-4]
+    return int(stem) if name.endswith(".seg") and len(stem) == 10 and stem.isascii() and stem.isdigit() else None
+
+
+def list_segments(disk: Disk, directory: str) -> list[int]:
+    """The numbers of all segment files, in order."""
+    found = (segment_number(name) for name in disk.listdir(directory))
+    return sorted(number for number in found if number is not None)
+
+
+def pack_segment_header(number: int, uuid: bytes, seed: int) -> bytes:
+    """The first SEGMENT_HEADER_BYTES of a segment."""
+    head = SEGMENT_HEADER.pack(SEGMENT_MAGIC, number, uuid, seed)
+    head += xxh3_64_intdigest(head).to_bytes(8, "little")
+    return head.ljust(SEGMENT_HEADER_BYTES, b"\0")
+
+
+def unpack_segment_header(head: bytes, number: int, uuid: bytes) -> int:
+    """The seed of a segment; raises CorruptData if this is not the header of that segment of that device."""
+    if len(head) < SEGMENT_HEADER_BYTES:
+        raise CorruptData(f"segment {number}: the header is cut short at {len(head)} bytes")
+    checksum = int.from_bytes(head[SEGMENT_HEADER.size : SEGMENT_HEADER.size + 8], "little")
+    if checksum != xxh3_64_intdigest(head[: SEGMENT_HEADER.size]):
+        raise CorruptData(f"segment {number}: the header's checksum is wrong")
+    magic, stated, owner, seed = SEGMENT_HEADER.unpack_from(head)
+    if magic != SEGMENT_MAGIC or stated != number or owner != uuid:
+        raise CorruptData(f"segment {number}: the header is segment {stated}'s of device {owner.hex()}")
+    return int(seed)
+
+
+class OpenSegment(NamedTuple):
+    """A segment open for reading."""
+
+    number: int
+    fd: int
+    seed: int
+
+
+def open_segment(disk: Disk, directory: str, number: int, uuid: bytes) -> OpenSegment:
+    """Open and verify a segment. Raises SegmentGone, CorruptData, OSError."""
+    try:
+        fd = disk.open(f"{directory}/{segment_name(number)}", READ)
+    except FileNotFoundError:
+        raise SegmentGone(number) from None
+    try:
+        return OpenSegment(number, fd, unpack_segment_header(disk.pread(fd, SEGMENT_HEADER_BYTES, 0), number, uuid))
+    except BaseException:
+        disk.close(fd)
+        raise
+
+
+class SegmentCache:
+    """Segments open for reading, the least lately used closed first."""
+
+    def __init__(self, disk: Disk, directory: str, uuid: bytes, count_max: int) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._uuid = uuid
+        self._count_max = count_max
+        self._open: OrderedDict[int, OpenSegment] = OrderedDict()
+        self.latest = OpenSegment(-1, -1, 0)
+        """The one asked for last: most reads are of what was written lately, and compare one number."""
+
+    def get(self, number: int) -> OpenSegment:
+        """An open segment. Raises SegmentGone, CorruptData, OSError."""
+        found = self._open.get(number)
+        if found is None:
+            found = open_segment(self._disk, self._directory, number, self._uuid)
+            self._open[number] = found
+            if len(self._open) > self._count_max:
+                _, oldest = self._open.popitem(last=False)
+                self._disk.close(oldest.fd)
+        else:
+            self._open.move_to_end(number)
+        self.latest = found
+        return found
+
+    def drop(self, number: int) -> None:
+        """Forget a segment that is about to be removed."""
+        found = self._open.pop(number, None)
+        if found is not None:
+            self._disk.close(found.fd)
+        self.latest = OpenSegment(-1, -1, 0)
+
+    def close(self) -> None:
+        """Close them all. Idempotent."""
+        for found in self._open.values():
+            self._disk.close(found.fd)
+        self._open.clear()
+        self.latest = OpenSegment(-1, -1, 0)
+
+
+class LogWriter:
+    """The end of the log. `prepare` opens room for one batch, `append` writes it; the caller syncs `fd`."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        directory: str,
+        uuid: bytes,
+        segment_bytes: int,
+        next_number: int,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._uuid = uuid
+        self._segment_bytes = segment_bytes
+        self._random_bytes = random_bytes
+        self._prepared: tuple[int, int, int] | None = None
+        self.next_number = next_number
+        self.number = -1
+        """Of the segment being written; -1 before the first write."""
+        self.fd = -1
+        self.seed = 0
+        self.offset = 0
+        """Where the next batch goes."""
+        self.durable = 0
+        """Bytes of this segment known to be on stable storage."""
+
+    @property
+    def position(self) -> Position:
+        """Where the next record will stand, a segment not yet begun included."""
+        return Position(self.next_number, SEGMENT_HEADER_BYTES) if self.fd < 0 else Position(self.number, self.offset)
+
+    @property
+    def wants_segment(self) -> bool:
+        """More than half of this segment is written and the next is not there yet: see prepare_segment."""
+        return self._prepared is None and self.fd >= 0 and self.offset * 2 > self._segment_bytes
+
+    def prepare(self) -> None:
+        """See that there is a segment with room. Raises OSError (the log is then as before)."""
+        if self.fd >= 0 and self.offset < self._segment_bytes:
+            return
+        if self.fd >= 0 and self.durable < self.offset:
+            # Only a synced segment may be followed by another one; batches of it may still be on their way.
+            self._disk.fdatasync(self.fd)
+            self.durable = self.offset
+        number, fd, seed = self._prepared or self.create_segment()
+        self._prepared = None
+        if self.fd >= 0:
+            self._disk.close(self.fd)
+        self.next_number = number + 1
+        self.number, self.fd, self.seed = number, fd, seed
+        self.offset = self.durable = SEGMENT_HEADER_BYTES
+
+    def create_segment(self) -> tuple[int, int, int]:
+        """Make the next segment's file, durably: (number, fd, seed). May run in another thread; blocks."""
+        number = self.next_number
+        assert number <= SEGMENT_NUMBER_MAX
+        path = f"{self._directory}/{segment_name(number)}"
+        seed = int.from_bytes(self._random_bytes(8), "little")
+        fd = self._disk.open(path, WRITE_NEW)
+        try:
+            write_all(self._disk, fd, [pack_segment_header(number, self._uuid, seed)], 0)
+            self._disk.fdatasync(fd)
+            self._disk.sync_directory(self._directory)
+        except BaseException:
+            self._disk.close(fd)
+            self._disk.unlink(path)
+            raise
+        return number, fd, seed
+
+    def take_prepared(self, prepared: tuple[int, int, int]) -> None:
+        """Hand over what create_segment made ahead of its need; thrown away if prepare() was quicker."""
+        number, fd, _ = prepared
+        if number == self.next_number and self._prepared is None:
+            self._prepared = prepared
+        else:
+            self._disk.close(fd)
+
+    def append(self, records: list[bytes], length: int) -> None:
+        """Write a batch of `length` bytes at `offset`.
+
+        Raises OSError; then nothing of it is in the file, unless `AppendStuck` says that not even that could be done.
+        """
+        try:
+            write_all(self._disk, self.fd, records, self.offset)
+        except OSError:
+            try:
+                self._disk.ftruncate(self.fd, self.offset)
+            except OSError as error:
+                raise AppendStuck(f"segment {self.number}: half a batch at {self.offset} can't be cut off") from error
+            raise
+        self.offset += length
+
+    def close(self) -> None:
+        """Let go of the files; a segment made ahead and never used is removed. Idempotent."""
+        if self._prepared is not None:
+            number, fd, _ = self._prepared
+            self._prepared = None
+            self._disk.close(fd)
+            self._disk.unlink(f"{self._directory}/{segment_name(number)}")
+        if self.fd >= 0:
+            self._disk.close(self.fd)
+            self.fd = -1
+            self.next_number = self.number + 1
+
+
+class AppendStuck(Exception):
+    """Half a batch stands at the log's end and can't be cut off: the device must be fenced."""
+
+
+class Scan:
+    """Reads a segment's records one after the other."""
+
+    def __init__(self, disk: Disk, segment: OpenSegment, start: int = SEGMENT_HEADER_BYTES) -> None:
+        self._disk = disk
+        self._segment = segment
+        self.size = disk.size(segment.fd)
+        self.position = start
+        """The first byte that no verified record covers."""
+        self._window = b""
+        self._window_start = 0
+
+    def _bytes(self, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset`, fewer at the file's end."""
+        at = offset - self._window_start
+        if at < 0 or at + length > len(self._window):
+            self._window = self._disk.pread(self._segment.fd, max(WINDOW_BYTES, length), offset)
+            self._window_start, at = offset, 0
+        return self._window[at : at + length]
+
+    def record_at(self, offset: int) -> Record | None:
+        """The verified record at `offset`, or None."""
+        length = stated_length(self._bytes(offset, HEADER_BYTES))
+        if not length or offset + length > self.size:
+            return None
+        raw = self._bytes(offset, length)
+        return decode(raw) if verified(raw, self._segment.seed, offset) else None
+
+    def records(self) -> Iterator[Record]:
+        """Records from `position` up to the first byte that does not verify; `position` follows."""
+        while (record := self.record_at(self.position)) is not None:
+            self.position += record.length
+            yield record
+
+    def next_record(self) -> Record | None:
+        """The next verified record somewhere behind `position`, which does not verify; None if there is none."""
+        offset = self.position + 1
+        while offset < self.size:
+            window = self._bytes(offset, min(WINDOW_BYTES, self.size - offset))
+            at = window.find(MAGIC)
+            if at < 0:
+                offset += max(1, len(window) - len(MAGIC) + 1)
+                if len(window) < len(MAGIC):
+                    return None
+                continue
+            record = self.record_at(offset + at)
+            if record is not None:
+                return record
+            offset += at + 1
+        return None
+
+    def only_zeros_left(self) -> bool:
+        """Whether nothing but zeros stands from `position` to the end of the file."""
+        offset = self.position
+        while offset < self.size:
+            window = self._bytes(offset, min(WINDOW_BYTES, self.size - offset))
+            if window.count(0) != len(window):
+                return False
+            offset += len(window)
+        return True
+
+    def find_end(self, durable: int = 0) -> Gap:
+        """What stands at `position`, where records() stopped. `durable`: bytes known from elsewhere to have been synced."""
+        start = self.position
+        behind = self.next_record()
+        if behind is not None and behind.durable > start:
+            return Gap(start, behind.offset, damaged=True)
+        if durable > start:
+            # Something was here for certain, and nothing that follows tells where it ended.
+            return Gap(start, self.size if behind is None else behind.offset, damaged=True)
+        # Nothing vouches for it. What verifies behind it is of the same torn write, and was never acknowledged.
+        if behind is not None:
+            return self._later_evidence(start, behind)
+        return Gap(start, self.size, damaged=False)
+
+    def _later_evidence(self, start: int, behind: Record) -> Gap:
+        """Whether a record further on calls `start` durable: a batch may be broken in more than one place."""
+        first = behind
+        scan = Scan(self._disk, self._segment, behind.offset)
+        while True:
+            for record in scan.records():
+                if record.durable > start:
+                    return Gap(start, first.offset, damaged=True)
+            following = scan.next_record()
+            if following is None:
+                return Gap(start, self.size, damaged=False)
+            scan.position = following.offset
+
+
+class Gap(NamedTuple):
+    """A stretch of a segment that holds no records."""
+
+    start: int
+    stop: int
+    damaged: bool
+    """It was durable once. False: the log ends at `start`."""
