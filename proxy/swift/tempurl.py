@@ -148,6 +148,7 @@ def _address_fits(parameters: Mapping[str, str], client: str) -> bool:
     if "temp_url_ip_range" not in parameters:
         return True
     try:
-        return ip_address(client) in ip_network(parameters["temp_url_ip_range"])
+        host = client.rpartition(":")[0] if client.count(":") == 1 or client.startswith("[") else client
+        return ip_address(host.strip("[]")) in ip_network(parameters["temp_url_ip_range"])
     except ValueError:
         return False
