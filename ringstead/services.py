@@ -91,7 +91,7 @@ async def _run_storage(config: StorageConfig, stop: Stop, ready: Ready) -> None:
             await nursery.start(server.serve, listeners)
             ready()
             await stop.wait()
-            nursery.cancel_scope.cancel()
+            server.stop()
     finally:
         for device in devices.values():
             device.close()

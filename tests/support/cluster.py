@@ -1,103 +1,193 @@
-"""A cluster inside one trio run: real devices, real servers on Unix sockets, a real store; no processes.
+"""A cluster of real processes for tests: `ringstead up` on a temporary folder, with ways to hurt it.
 
-Each storage server can be stopped and started again, so that a test decides which devices are away.
+Nothing here sleeps: what has to be waited for is asked of the supervisor's control socket, which answers when it is so, or
+is a process's end, which the kernel tells.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import trio
+from ringstead.control import ask, control_path
+from ringstead.errors import ClusterDown
+from ringstead.sockets import is_port_free
+from ringstead.up import parse_exports
 
-from proxy.cluster import Cluster
-from proxy.store import ObjectStore
-from ring.builder import build_ring
-from ring.topology import Device as RingDevice
-from storage_node.device import Device
-from storage_node.server import StorageServer
-from storage_node.timestamp import Clock
-from storage_node.transport import listen, parse_address
-
-CLUSTER_KEY = b"k" * 32
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 60.0
+UP_LINE = "Ringstead is up"
 
 
-class Node:
-    """One device and its server."""
+class Process(NamedTuple):
+    """One service's process."""
 
-    def __init__(self, ring_device: RingDevice, folder: Path, nursery: trio.Nursery) -> None:
-        self.ring_device = ring_device
-        self.path = folder / ring_device.name
-        self.address = f"unix:{folder / ring_device.name}.sock"
-        self._nursery = nursery
-        self._scope: trio.CancelScope | None = None
-        self._stopped = trio.Event()
-        if not self.path.exists():
-            Device.create(self.path, ring_device.name)
+    name: str
+    kind: str
+    state: str
+    pid: int
+    """0 while it is down."""
+    deaths: int
 
-    async def start(self) -> None:
-        """Open the device and serve it."""
-        self._stopped = trio.Event()
-        await self._nursery.start(self._run)
 
-    async def _run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        device = Device.open(self.path)
+class ClusterFailed(AssertionError):
+    """`ringstead up` did not come up."""
+
+
+class TestCluster:
+    """One cluster. `start` begins it, again and again on the same data; `stop` ends it in order."""
+
+    __test__ = False
+
+    def __init__(self, data: Path, *options: str, port: int | None = None) -> None:
+        self.data = data
+        self.port = port or free_port()
+        self.options = options
+        self.supervisor: subprocess.Popen[bytes] | None = None
+        self.output = ""
+
+    @property
+    def endpoint(self) -> str:
+        """Where it serves HTTP."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def credentials(self) -> dict[str, str]:
+        """What credentials.env exports."""
+        return parse_exports((self.data / "credentials.env").read_text())
+
+    def start(self) -> TestCluster:
+        """Run `ringstead up` until it says that it is up. Raises ClusterFailed with what it said instead."""
+        command = [sys.executable, "-m", "ringstead", "up", "--data", str(self.data), "--port", str(self.port)]
+        self.supervisor = subprocess.Popen(
+            [*command, *self.options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
+        )
+        self.output = _read_until(self.supervisor, UP_LINE, START_TIMEOUT_S)
+        if UP_LINE not in self.output:
+            self.kill_all()
+            raise ClusterFailed(self.output + self.logs())
+        return self
+
+    def stop(self) -> int:
+        """Stop in order; -> the supervisor's exit code. Idempotent."""
+        supervisor = self.supervisor
+        if supervisor is None:
+            return 0
+        self.supervisor = None
+        supervisor.send_signal(signal.SIGTERM)
         try:
-            with trio.CancelScope() as self._scope:
-                server = StorageServer({self.ring_device.name: device}, CLUSTER_KEY)
-                Path(self.address.removeprefix("unix:")).unlink(missing_ok=True)
-                listener = listen(parse_address(self.address))
-                task_status.started()
-                await server.serve([listener])
-        finally:
-            device.close()
-            self._stopped.set()
+            rest, _ = supervisor.communicate(timeout=STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            supervisor.kill()
+            rest, _ = supervisor.communicate()
+        self.output += rest.decode()
+        return supervisor.returncode
 
-    async def stop(self) -> None:
-        """Cut its connections and close the device."""
-        if self._scope is not None:
-            self._scope.cancel()
-            self._scope = None
-            await self._stopped.wait()
-
-
-class SmallCluster:
-    """Devices in three zones, and stores that see them."""
-
-    def __init__(self, nodes: Sequence[Node], cluster: Cluster, store: ObjectStore) -> None:
-        self.nodes = {node.ring_device.id: node for node in nodes}
-        self.cluster = cluster
-        self.store = store
-
-    def primaries(self, key: bytes) -> list[Node]:
-        """The nodes of a name's primaries."""
-        return [self.nodes[replica.device.id] for replica in self.cluster.place(key).primaries]
-
-    async def until_connected(self, *, connected: bool, nodes: Sequence[Node]) -> None:
-        """Until the clients have noticed that nodes went or came."""
-        ids = {node.ring_device.id for node in nodes}
-        while any(self.cluster.replicas[id_].client.connected is not connected for id_ in ids):
-            await trio.sleep(0.01)
-
-
-@asynccontextmanager
-async def small_cluster(folder: Path, devices: int = 6, *, local: bool = True) -> AsyncIterator[SmallCluster]:
-    """A running cluster; `local` False hides the directories from the store, so that all goes over the wire."""
-    ring_devices = [
-        RingDevice(id=i, region=1, zone=i % 3 + 1, node=f"127.0.0.{i + 1}", port=6200, name=f"d{i}", weight=100.0)
-        for i in range(devices)
-    ]
-    ring = build_ring(ring_devices, part_power=6, replicas=min(3, devices), seed=5)
-    async with trio.open_nursery() as nursery:
-        nodes = [Node(ring_device, folder, nursery) for ring_device in ring_devices]
-        for node in nodes:
-            await node.start()
-        paths = {node.ring_device.id: node.path for node in nodes} if local else {}
-        addresses = {node.ring_device.id: node.address for node in nodes}
-        cluster = Cluster(ring, CLUSTER_KEY, Clock(1), lambda device: addresses[device.id], paths)
-        await nursery.start(cluster.run)
+    def kill_all(self) -> None:
+        """kill -9 of every process at once, the supervisor among them; returns when all are gone."""
+        supervisor = self.supervisor
+        if supervisor is None:
+            return
+        self.supervisor = None
         try:
-            yield SmallCluster(nodes, cluster, ObjectStore(cluster))
-        finally:
-            nursery.cancel_scope.cancel()
+            pids = [process.pid for process in self.processes() if process.pid]
+        except ClusterDown:
+            pids = []
+        ends = [os.pidfd_open(pid) for pid in pids if _exists(pid)]
+        for pid in (supervisor.pid, *pids):
+            if _exists(pid):
+                os.kill(pid, signal.SIGKILL)
+        supervisor.communicate()
+        _wait_for_ends(ends)
+
+    def kill_supervisor(self) -> list[int]:
+        """kill -9 of the supervisor alone; -> the pids that its services had, all of them gone."""
+        assert self.supervisor is not None
+        pids = [process.pid for process in self.processes() if process.pid]
+        ends = [os.pidfd_open(pid) for pid in pids]
+        self.supervisor.kill()
+        self.supervisor.communicate()
+        self.supervisor = None
+        _wait_for_ends(ends)
+        return pids
+
+    def processes(self, kind: str | None = None) -> list[Process]:
+        """The services, in the order in which they started; of one kind ("storage", "proxy", "updater") or all."""
+        answer = self.control("status")
+        found = [Process(**service) for service in answer["services"]]
+        return [process for process in found if kind in (None, process.kind)]
+
+    def kill(self, kind: str, index: int = 0, *, hold: bool = False, with_signal: str = "SIGKILL") -> Process:
+        """Kill one service's process; -> what it was. With `hold` it stays down until `release`."""
+        process = self.processes(kind)[index]
+        self.control("hold" if hold else "send", name=process.name, signal=with_signal)
+        return process
+
+    def release(self, kind: str, index: int = 0) -> None:
+        """Let a held service run again; returns when it is ready."""
+        self.control("release", name=self.processes(kind)[index].name)
+
+    def wait_ready(self, timeout_s: float = 30.0) -> None:
+        """Until every service that is not held is ready."""
+        answer = self.control("wait", timeout_s=timeout_s)
+        assert answer["ready"], f"not ready within {timeout_s} s: {answer['services']}"
+
+    def control(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        """Ask the supervisor."""
+        answer = ask(control_path(self.data / "run", "supervisor"), operation, timeout_s=60.0, **arguments)
+        assert "error" not in answer, answer
+        return answer
+
+    def ringstead(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run `ringstead ARGUMENTS --data …` and give what came out."""
+        command = [sys.executable, "-m", "ringstead", *arguments, "--data", str(self.data)]
+        return subprocess.run(command, capture_output=True, text=True, check=check, timeout=60)
+
+    def logs(self) -> str:
+        """The end of every log, for the message of a test that failed."""
+        folder = self.data / "logs"
+        if not folder.is_dir():
+            return ""
+        return "".join(f"\n--- {path.name}\n{path.read_text()[-2000:]}" for path in sorted(folder.iterdir()))
+
+
+def free_port() -> int:
+    """A port that nobody listens at, below those that the kernel gives to outgoing connections."""
+    while True:
+        port = random.SystemRandom().randrange(7000, 9999)
+        if is_port_free("127.0.0.1", port):
+            return port
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _wait_for_ends(pidfds: list[int]) -> None:
+    for descriptor in pidfds:
+        ended, _, _ = select.select([descriptor], [], [], STOP_TIMEOUT_S)
+        os.close(descriptor)
+        assert ended, "a process outlives its supervisor"
+
+
+def _read_until(process: subprocess.Popen[bytes], text: str, timeout_s: float) -> str:
+    """The process's output up to the line with `text`, or up to its end or the time-out."""
+    assert process.stdout is not None
+    number = process.stdout.fileno()
+    received = b""
+    while select.select([number], [], [], timeout_s)[0]:
+        piece = os.read(number, 65536)
+        received += piece
+        if not piece or text.encode() in received:
+            break
+    return received.decode()

@@ -1,0 +1,328 @@
+"""The updater: what containers hold, brought into the rows that list them in their accounts.
+
+Problem: an account shows for each container how many objects and bytes it holds. Writing that with every PUT would make
+one account row the bottleneck of all its containers; and a proxy that dies between a container and its account's row
+leaves a container that no listing shows.
+
+Idea: each node looks over the containers of its own devices, again and again, at a pace, and notes those whose state
+changed since it last looked. For each of those it asks a majority of the container's replicas what it holds, a majority of
+the account's what its row says, and writes the row where the two differ (`replicator.totals` decides). All three nodes
+that hold a container may do so at once: they read the same and write the same.
+
+After a start everything counts as changed, which costs reads but no writes where the rows are right: so what was missed
+while the updater was down is found.
+
+Rejected: pushing totals from the device's process (it knows no ring), a queue of changes on disk (the state itself is the
+queue), stamping rows with the container's own last change (a replica that catches up changes its totals without a later
+change, and its report would be taken for an old one).
+
+Invariants:
+- A row is written only on the word of a majority of the container's replicas.
+- What failed is tried again, less and less often, until it succeeds or is overtaken; memory for it is bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import structlog
+import trio
+
+from replicator.pace import Pace
+from replicator.peers import Peer, Peers, ask_all
+from replicator.totals import RowUpdate, decide_update
+from ring.ring import Ring
+from ring.topology import Device
+from storage_node.operations import (
+    Answer,
+    Catalog,
+    FoundCatalog,
+    FoundEntries,
+    FoundRows,
+    GetCatalog,
+    ListEntries,
+    ListRows,
+    PutCatalog,
+    PutRow,
+    Row,
+    Space,
+    Status,
+    Written,
+)
+from storage_node.timestamp import Clock
+
+PAGE: Final = 256
+"""Containers compared between two checkpoints: a few milliseconds."""
+CONCURRENCY: Final = 16
+RETRY_FIRST_S: Final = 1.0
+RETRY_MAX_S: Final = 60.0
+PENDING_MAX: Final = 100_000
+"""Beyond, changes are not noted but found again by the next look."""
+
+log = structlog.get_logger("replicator.updater")
+
+
+@dataclass(frozen=True)
+class UpdaterSettings:
+    """How often, and how much at a time."""
+
+    interval_s: float = 1.0
+    """Between two looks at the same device."""
+    containers_per_s_max: float = 5_000.0
+    updates_per_s_max: float = 1_000.0
+
+
+class UpdaterStatistics(NamedTuple):
+    """What an updater has done since it started, and what waits."""
+
+    backlog: int
+    """Containers whose account rows are not known to be right."""
+    oldest_s: float
+    """How long the oldest of them has waited."""
+    looks: int
+    """Devices looked over."""
+    look_s: float
+    """How long the last look took: a change is noticed after at most this and the interval."""
+    compared: int
+    """Containers compared."""
+    updated: int
+    """Rows written."""
+    failed: int
+    """Attempts that have to be repeated."""
+    paused: bool
+
+
+@dataclass
+class _Pending:
+    since_s: float
+    due_s: float
+    attempts: int = 0
+
+
+class Updater:
+    """One node's updater. `address_of` and `local_devices` as for `Peers`; `clock` stamps what it writes."""
+
+    def __init__(
+        self,
+        ring: Ring,
+        cluster_key: bytes,
+        clock: Clock,
+        *,
+        address_of: Callable[[Device], str],
+        local_devices: Mapping[int, Path],
+        settings: UpdaterSettings = UpdaterSettings(),
+        **client_options: Any,
+    ) -> None:
+        self.peers = Peers(ring, cluster_key, address_of=address_of, local_devices=local_devices, **client_options)
+        self.look_pace = Pace(settings.containers_per_s_max)
+        self.update_pace = Pace(settings.updates_per_s_max)
+        self._clock = clock
+        self._settings = settings
+        self._seen: dict[int, dict[bytes, int]] = {peer.device.id: {} for peer in self.peers.local}
+        self._pending: dict[bytes, _Pending] = {}
+        self._work = trio.Event()
+        self._looks = self._compared = self._updated = self._failed = 0
+        self._look_s = 0.0
+
+    def statistics(self) -> UpdaterStatistics:
+        """As of now. To be called inside trio."""
+        now_s = trio.current_time()
+        oldest_s = max((now_s - pending.since_s for pending in self._pending.values()), default=0.0)
+        return UpdaterStatistics(
+            len(self._pending),
+            oldest_s,
+            self._looks,
+            self._look_s,
+            self._compared,
+            self._updated,
+            self._failed,
+            self.look_pace.paused,
+        )
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Work until cancelled."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.peers.run)
+            nursery.start_soon(self._update_for_ever)
+            for peer in self.peers.local:
+                nursery.start_soon(self._look_for_ever, peer)
+            task_status.started()
+
+    # -------------------------------------------------------------------------------------------------------- looking
+
+    async def _look_for_ever(self, peer: Peer) -> None:
+        while True:
+            began_s = trio.current_time()
+            await self._look(peer)
+            self._looks += 1
+            self._look_s = trio.current_time() - began_s
+            await trio.sleep(self._settings.interval_s)
+
+    async def _look(self, peer: Peer) -> None:
+        """Note every container of a device that is not as it was."""
+        seen = self._seen[peer.device.id]
+        present: dict[bytes, int] = {}
+        start = bytes(16)
+        while True:
+            answer = await peer.call(ListEntries(Space.CONTAINER, start, None, PAGE))
+            if not isinstance(answer, FoundEntries) or answer.status != Status.FOUND:
+                return  # the device is away; what was seen of it stays
+            for name_hash, key, entry in answer.entries:
+                if isinstance(entry, Catalog) and is_listed(key):
+                    state = present[name_hash] = fingerprint(entry)
+                    if seen.get(name_hash) != state and not self._note(key):
+                        del present[name_hash]
+            self._compared += len(answer.entries)
+            await self.look_pace.take(len(answer.entries))
+            if not answer.truncated or not answer.entries:
+                self._seen[peer.device.id] = present
+                return
+            start = successor(answer.entries[-1].hash)
+
+    def _note(self, key: bytes) -> bool:
+        """Put a container on the list; False when the list is full."""
+        pending = self._pending.get(key)
+        now_s = trio.current_time()
+        if pending is not None:
+            pending.due_s = min(pending.due_s, now_s + RETRY_FIRST_S)
+            return True
+        if len(self._pending) >= PENDING_MAX:
+            return False
+        self._pending[key] = _Pending(now_s, now_s)
+        self._work.set()
+        return True
+
+    # ------------------------------------------------------------------------------------------------------- updating
+
+    async def _update_for_ever(self) -> None:
+        while True:
+            now_s = trio.current_time()
+            due = [key for key, pending in self._pending.items() if pending.due_s <= now_s][: CONCURRENCY * 8]
+            if not due:
+                self._work = trio.Event()
+                next_s = min((pending.due_s for pending in self._pending.values()), default=now_s + RETRY_MAX_S)
+                with trio.move_on_at(next_s):
+                    await self._work.wait()
+                continue
+            limit = trio.CapacityLimiter(CONCURRENCY)
+            async with trio.open_nursery() as nursery:
+                for key in due:
+                    nursery.start_soon(self._update_one, key, limit)
+
+    async def _update_one(self, key: bytes, limit: trio.CapacityLimiter) -> None:
+        async with limit:
+            pending = self._pending.pop(key)
+            await self.update_pace.take()
+            if await self._settle(key):
+                return
+            self._failed += 1
+            pending.attempts += 1
+            wait_s = min(RETRY_FIRST_S * 2.0 ** min(pending.attempts - 1, 10), RETRY_MAX_S)
+            pending.due_s = trio.current_time() + wait_s
+            noted = self._pending.setdefault(key, pending)
+            noted.since_s = min(noted.since_s, pending.since_s)
+            if pending.attempts == 3:
+                log.warning("an account's row cannot be brought up to date", container=key.decode("utf-8", "replace"))
+
+    async def _settle(self, key: bytes) -> bool:
+        """Make the account's row of a container right; False: try again later."""
+        account_key, name = split_container_key(key)
+        catalogs = await self._catalogs(key)
+        if catalogs is None:
+            return False
+        account_hash, account_peers = self.peers.primaries(account_key)
+        rows = await self._rows(account_key, name)
+        if rows is None:
+            return False
+        update = decide_update(catalogs, rows)
+        if update is None:
+            return True
+        row = PutRow(
+            Space.ACCOUNT,
+            account_hash,
+            name,
+            update.timestamp,
+            0 if update.deleted else self._clock.stamp(),
+            update.deleted,
+            update.object_count,
+            update.size_bytes,
+            b"",
+        )
+        written = await self._write(account_peers, row)
+        if written is None and not update.deleted:
+            await self._make_account(account_key, account_hash, account_peers, update)
+            written = await self._write(account_peers, row)
+        if written:
+            self._updated += 1
+        return bool(written)
+
+    async def _catalogs(self, key: bytes) -> list[Catalog] | None:
+        """What a majority of the container's replicas say, or None."""
+        name_hash, peers = self.peers.primaries(key)
+        answers = await ask_all(peers, GetCatalog(Space.CONTAINER, name_hash, key))
+        if not _majority(answers, peers):
+            return None
+        return [a.catalog for a in answers if isinstance(a, FoundCatalog) and a.catalog is not None]
+
+    async def _rows(self, account_key: bytes, name: bytes) -> list[Row | None] | None:
+        """What a majority of the account's replicas have as the container's row, or None."""
+        name_hash, peers = self.peers.primaries(account_key)
+        one_row = ListRows(Space.ACCOUNT, name_hash, account_key, name, name + b"\x00", limit=1, deleted=True)
+        answers = await ask_all(peers, one_row)
+        if not _majority(answers, peers):
+            return None
+        return [
+            next((item for item in answer.items if isinstance(item, Row)), None)
+            for answer in answers
+            if isinstance(answer, FoundRows) and answer.status in _ANSWERED
+        ]
+
+    async def _write(self, peers: tuple[Peer, ...], row: PutRow) -> bool | None:
+        """Whether a majority took the row; None where devices lack the account."""
+        answers = await ask_all(peers, row)
+        for answer in answers:
+            if isinstance(answer, Written) and answer.status == Status.NEWER:
+                self._clock.observe(answer.timestamp)
+        good = sum(answer.status in (Status.APPLIED, Status.NEWER) for answer in answers)
+        if good > len(peers) // 2:
+            return True
+        return None if any(answer.status == Status.NO_CATALOG for answer in answers) else False
+
+    async def _make_account(
+        self, account_key: bytes, account_hash: bytes, peers: tuple[Peer, ...], update: RowUpdate
+    ) -> None:
+        """A container without an account: its maker died between the two. One that was deleted later stays deleted."""
+        await ask_all(peers, PutCatalog(Space.ACCOUNT, account_hash, account_key, update.timestamp, {}, True))
+
+
+_ANSWERED: Final = (Status.FOUND, Status.MISSING)
+
+
+def _majority(answers: list[Answer], peers: tuple[Peer, ...]) -> bool:
+    return sum(answer.status in _ANSWERED for answer in answers) > len(peers) // 2
+
+
+def is_listed(container_key: bytes) -> bool:
+    """Whether a container is one that its account lists: internal ones, whose names begin with NUL, are not."""
+    _, name = split_container_key(container_key)
+    return bool(name) and not name.startswith(b"\x00")
+
+
+def split_container_key(key: bytes) -> tuple[bytes, bytes]:
+    """b"/account/container" -> (b"/account", b"container")."""
+    account, _, name = key[1:].partition(b"/")
+    return b"/" + account, name
+
+
+def fingerprint(catalog: Catalog) -> int:
+    """A number that changes when what the account's row should say may have changed."""
+    return hash((catalog.created_timestamp, catalog.deleted_timestamp, catalog.object_count, catalog.size_bytes))
+
+
+def successor(name_hash: bytes) -> bytes:
+    """The next hash in order. The last one's is itself, which ends a listing with one repeated entry."""
+    number = int.from_bytes(name_hash, "big") + 1
+    return min(number, (1 << 128) - 1).to_bytes(16, "big")
