@@ -116,9 +116,9 @@ def _unpack(payload: Buffer, array_count_max: int) -> object:
         raise ProtocolError(f"not a msgpack value: {error!r:.80}") from None
 
 
-def decode_requests(payload: Buffer) -> list[tuple[int, Operation | Ping]]:
-    """The (request id, operation) pairs of one frame of a client. Raises ProtocolError."""
-    requests: list[tuple[int, Operation | Ping]] = []
+def decode_requests(payload: Buffer) -> list[tuple[int, Any]]:
+    """The (request id, Operation or Ping) pairs of one frame of a client. Raises ProtocolError."""
+    requests: list[tuple[int, Any]] = []
     decoders = _REQUEST_DECODERS
     try:
         messages: tuple[Any, ...] = an_array(_unpack(payload, BATCH_COUNT_MAX))
@@ -158,6 +158,8 @@ def encode_answer(request_id: int, answer: Answer) -> bytes:
             answer = answer._replace(items=answer.items[: len(answer.items) // 2], truncated=True)
         elif isinstance(answer, FoundEntries) and len(answer.entries) > 1:
             answer = answer._replace(entries=answer.entries[: len(answer.entries) // 2], truncated=True)
+        elif isinstance(answer, Written):
+            answer = answer._replace(replaced_manifest=None, detail="the replaced manifest is too long to be told")
         else:
             answer = type(answer)(Status.REFUSED, detail=f"the answer has {len(packed)} bytes")
         packed = pack((request_id, answer))

@@ -80,6 +80,10 @@ class Ping(NamedTuple):
     """Is the peer's process alive? -> Written(APPLIED)"""
 
 
+class BeginWrite(NamedTuple):
+    """Object data follows. -> Written, after PutBlobHeader or as soon as it fails"""
+
+
 class PutBlobHeader(NamedTuple):
     """What is known of a large object when all its data was sent: a PutObject without the data. -> Written"""
 
@@ -180,7 +184,7 @@ _FIELDS: dict[type, dict[str, str]] = {
         "timestamp": _TIMESTAMP,
         "sub_timestamp": _TIMESTAMP,
         "deleted": _BOOL,
-        "count": _COUNT,
+        "object_count": _COUNT,
         "size_bytes": _COUNT,
         "payload": _bytes(ROW_PAYLOAD_BYTES_MAX),
     },
@@ -211,6 +215,7 @@ _FIELDS: dict[type, dict[str, str]] = {
         "limit": _int(0, LIST_ENTRIES_MAX),
     },
     GetStatistics: {},
+    BeginWrite: {},
     PutBlobHeader: {
         "hash": _HASH,
         "key": _KEY,
@@ -249,7 +254,7 @@ _FIELDS: dict[type, dict[str, str]] = {
         "timestamp": _TIMESTAMP,
         "sub_timestamp": _TIMESTAMP,
         "deleted": _BOOL,
-        "count": _COUNT,
+        "object_count": _COUNT,
         "size_bytes": _COUNT,
         "payload": _bytes(ROW_PAYLOAD_BYTES_MAX),
     },
