@@ -31,13 +31,10 @@ def next_steps(running: Running) -> list[tuple[str, str]]:
     credentials = shlex.quote(shorten(running.directory.credentials_file))
     data = shlex.quote(shorten(running.directory.path))
     option = "" if data == "data" else f" --data {data}"
+    size = f"{shape.zones} zones, {shape.devices_per_zone} devices in each, {shape.replicas} copies of everything."
     return [
         ("title", f"Ringstead is up at {running.endpoint}"),
-        (
-            "text",
-            f"{shape.zones} zones, {shape.devices_per_zone} devices in each, {shape.replicas} copies of everything. "
-            + f"Ctrl-C stops it; the data stays in {data}.",
-        ),
+        ("text", f"{size} Ctrl-C stops it; the data stays in {data}."),
         ("text", ""),
         ("text", "In another terminal:"),
         ("command", f"  . {credentials}"),

@@ -7,6 +7,8 @@ stop, it takes no more connections, finishes what runs, and goes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import structlog
@@ -17,7 +19,13 @@ from proxy.http.limits import HttpLimits
 from proxy.http.listeners import open_listeners
 from proxy.http.server import HttpServer
 from proxy.identity import Identity
+from proxy.metrics import Metrics
+from proxy.s3.app import S3App
+from proxy.s3.settings import S3Settings
+from proxy.server import ProxyServer
 from proxy.store import ObjectStore
+from proxy.swift.app import SwiftApp
+from proxy.swift.settings import SwiftSettings
 from ringstead.cluster_key import load_cluster_key
 from ringstead.config import ProxyConfig
 from ringstead.control import Answer, control_path, serve_control
@@ -51,8 +59,6 @@ def log_access(
 
 async def run_proxy(config: ProxyConfig, stop: Stop, ready: Callable[[], None]) -> None:
     """Serve HTTP until told to stop. Raises RingsteadError where it cannot begin."""
-    from proxy.server import ProxyServer
-
     ring = load_ring(config.ring_file)
     key = load_cluster_key(config.cluster_key_file)
     cluster = Cluster(
@@ -64,23 +70,38 @@ async def run_proxy(config: ProxyConfig, stop: Stop, ready: Callable[[], None]) 
     )
     store = ObjectStore(cluster)
     identity = Identity(store, key)
+    metrics = Metrics(config.title, config.socket_dir)
+    desk = ProxyServer(
+        SwiftApp(store, identity, SwiftSettings()).handle,
+        S3App(store, identity, S3Settings(region=config.s3_region, host_suffixes=config.s3_domains)).handle,
+        metrics,
+        healthy=lambda: "stopping" if stop.asked else unhealthy(cluster),
+        access_log=log_access if config.access_log else None,
+    )
     limits = HttpLimits(connection_count_max=config.connections_max, idle_s=config.idle_timeout_s)
+    server = HttpServer(desk.handle, limits, access_log=desk.observe)
+
+    async def statistics(_: Mapping[str, Any]) -> Answer:
+        return asdict(server.statistics())
+
     try:
         listeners = open_listeners(config.listen, config.port, reuse_port=True)
     except OSError as error:
         raise ClusterBusy(f"{config.listen}:{config.port}: {error.strerror or error}") from error
-    server = HttpServer(ProxyServer, limits, access_log=log_access if config.access_log else None)
-
-    async def statistics(_: Mapping[str, Any]) -> Answer:
-        figures = server.statistics()
-        return {name: getattr(figures, name) for name in figures.__slots__}
-
     async with trio.open_nursery() as nursery:
         await nursery.start(cluster.run)
+        await nursery.start(metrics.run)
         await nursery.start(serve_control, control_path(config.socket_dir, config.title), {"statistics": statistics})
         async with trio.open_nursery() as serving:
-            await serving.start(server.serve, listeners)
+            await serving.start(partial(server.serve, listeners))
             ready()
             await stop.wait()
             server.stop(DRAIN_S)
         nursery.cancel_scope.cancel()
+
+
+def unhealthy(cluster: Cluster) -> str:
+    """Why this worker should get no requests now; "" while it should."""
+    if any(replica.reachable for replica in cluster.replicas.values()):
+        return ""
+    return "no device of the ring is reachable from here"
