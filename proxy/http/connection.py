@@ -40,7 +40,7 @@ from proxy.http.message import (
     ResponseStream,
 )
 from proxy.http.patience import Wait
-from proxy.http.responses import CHUNKED_END, Stamps, framing, render_head, sends_body
+from proxy.http.responses import BODILESS, CHUNKED_END, Stamps, framing, render_head, sends_body
 from proxy.http.wire import HEAD_READ_BYTES, TooSlow, Wire
 
 log = structlog.get_logger("proxy.http")
@@ -83,13 +83,14 @@ class Counters:
     """Running totals of one server."""
 
     requests: int = 0
+    """Of connections that are closed; each counts its own while it lives."""
     refused: int = 0
     failed: int = 0
     expired: int = 0
     turned_away: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Service:
     """What all connections of a server share."""
 
@@ -99,8 +100,9 @@ class Service:
     parser: HeadParser
     render_error: ErrorRenderer
     access_log: AccessLog | None
-    is_stopping: Callable[[], bool]
     counters: Counters
+    stopping: bool = False
+    """Responses from now on close their connections."""
 
 
 AnyBody: TypeAlias = LengthBody | ChunkedBody | NoBody
@@ -120,63 +122,108 @@ class Connection:
         wire = self.wire
         reset = True
         try:
-            while await self._serve_one():
-                pass
+            await self._serve()
+            reset = False
+        except HttpError as error:
+            await self._refuse(error)
             reset = False
         except (TooSlow, OSError, ResponseBroken):
             pass  # counted where it is known why
         except Exception:
             log.exception("connection failed", client=wire.client)
         finally:
+            self._service.counters.requests += wire.requests
             wire.close(reset)
 
-    async def _serve_one(self) -> bool:
-        """One request and its response. False: the connection is to be closed."""
+    async def _serve(self) -> None:
+        """One request after the other; returns when the connection is to be closed.
+
+        This is the hot path, and it is kept flat: the usual request (its head in one piece, its response in one piece)
+        passes through no other coroutine than its handler. Raises `HttpError` for what never became a request.
+        """
+        wire = self.wire
         service = self._service
+        parse = service.parser.parse
+        handler = service.handler
+        access_log = service.access_log
+        stamps = service.stamps
+        started_s = 0.0
+        while True:
+            if wire.buffer or not wire.requests:
+                head_bytes = await self._read_head()
+            else:
+                # Who has just got a response has hardly sent the next request yet: don't ask in vain, wait.
+                await wire.wait_readable(Wait.REQUEST)
+                head_bytes = self._take_head() or await self._read_head()
+            if not head_bytes:
+                return
+            if access_log is not None:
+                started_s = time.perf_counter()
+                received_before = wire.received_bytes - len(wire.buffer) - len(head_bytes)
+                sent_before = wire.sent_bytes
+            head = parse(head_bytes)
+            wire.requests += 1
+            wire.budget -= REQUEST_BUDGET_BYTES
+            body = self._body(head) if head.content_length or head.chunked else NO_BODY
+            transaction_id = stamps.transaction_id()
+            request = Request(head.method, head.target, head.headers, body, wire.client, transaction_id)
+            try:
+                response: Response | None = await handler(request)
+            except Exception as error:
+                response = self._failure(error, request)
+            if response is not None:
+                content = response.body
+                if (
+                    head.is_plain
+                    and (body is NO_BODY or body.finished)
+                    and type(content) is bytes
+                    and len(content) <= JOIN_BYTES_MAX
+                    and response.status not in BODILESS
+                    and not response.close
+                    and not service.stopping
+                ):
+                    framing_line = b"Content-Length: %d\r\n" % len(content)
+                    data = render_head(response, framing_line, b"", stamps, transaction_id) + content
+                    try:
+                        sent = wire.send_now(data)
+                    except BlockingIOError:
+                        sent = 0
+                    wire.sent_bytes += sent
+                    if sent < len(data):
+                        await wire.send(memoryview(data)[sent:])
+                    goes_on = True
+                else:
+                    goes_on = await self._respond(request, head, body, response)
+            else:
+                goes_on = False
+            if access_log is not None:
+                access_log(
+                    head.method, head.target, CLIENT_GONE if response is None else response.status,
+                    wire.received_bytes - len(wire.buffer) - received_before, wire.sent_bytes - sent_before,
+                    time.perf_counter() - started_s, transaction_id,
+                )  # fmt: skip
+            if not goes_on:
+                return
+
+    def _take_head(self) -> bytes:
+        """What came, if it is one whole head; else b"", and what came is in the buffer."""
         wire = self.wire
         try:
-            head_bytes = await self._read_head()
-            if not head_bytes:
-                return False
-            head = service.parser.parse(head_bytes)
-        except HttpError as error:
-            await self._refuse(error)
-            return False
-        wire.requests += 1
-        wire.budget -= REQUEST_BUDGET_BYTES
-        service.counters.requests += 1
-        body: AnyBody
-        if head.content_length:
-            body = LengthBody(wire, head.content_length, head.expects_continue)
-        elif head.chunked:
-            body = ChunkedBody(wire, service.limits.body_bytes_max, head.expects_continue)
-        else:
-            body = NO_BODY
-        transaction_id = service.stamps.transaction_id()
-        request = Request(head.method, head.target, head.headers, body, wire.client, transaction_id)
-        if service.access_log is None:
-            return await self._answer(request, head, body)
-        started_s = time.perf_counter()
-        sent_before = wire.sent_bytes
-        received_before = wire.received_bytes - len(head_bytes) - len(wire.buffer)
-        status = CLIENT_GONE
-        try:
-            response = await self._handle(request)
-            if response is None:
-                return False
-            goes_on = await self._respond(request, head, body, response)
-            status = response.status
-            return goes_on
-        finally:
-            service.access_log(
-                head.method, head.target, status, wire.received_bytes - received_before - len(wire.buffer),
-                wire.sent_bytes - sent_before, time.perf_counter() - started_s, transaction_id,
-            )  # fmt: skip
+            data = wire.recv(HEAD_READ_BYTES)
+        except BlockingIOError:
+            return b""
+        wire.received_bytes += len(data)
+        if data.find(HEAD_END) == len(data) - 4 > 0 and data[0] != 13:
+            return data
+        wire.buffer = data
+        return b""
 
-    async def _answer(self, request: Request, head: RequestHead, body: AnyBody) -> bool:
-        """Handle and respond. False: the connection is to be closed."""
-        response = await self._handle(request)
-        return response is not None and await self._respond(request, head, body, response)
+    def _body(self, head: RequestHead) -> AnyBody:
+        """The body of a request that has one."""
+        if head.chunked:
+            return ChunkedBody(self.wire, self._service.limits.body_bytes_max, head.expects_continue)
+        assert head.content_length is not None
+        return LengthBody(self.wire, head.content_length, head.expects_continue)
 
     async def _read_head(self) -> bytes:
         """One whole head; b"" when the client has closed. Raises `HttpError`, `TooSlow` (idle), `OSError`."""
@@ -203,9 +250,6 @@ class Connection:
                 searched = max(0, len(buffer) - 3)
                 wait = Wait.HEAD
                 wire.buffer = buffer
-            elif wait is Wait.REQUEST:
-                # A client that has just got its response has hardly sent the next request yet: don't ask in vain.
-                await wire.wait_readable(wait)
             try:
                 data = await wire.receive(HEAD_READ_BYTES, wait)
             except TooSlow:
@@ -217,13 +261,6 @@ class Connection:
                     raise HttpError(400, "the connection ended within a request's head")
                 return b""
             buffer = buffer + data if buffer else data
-
-    async def _handle(self, request: Request) -> Response | None:
-        """The handler's response, or the one to its failure; None when nobody is there to get one."""
-        try:
-            return await self._service.handler(request)
-        except Exception as error:
-            return self._failure(error, request)
 
     def _failure(self, error: Exception, request: Request) -> Response | None:
         """What to answer when the handler, or its response's first piece, raised."""
@@ -261,7 +298,7 @@ class Connection:
             response,
             b"Content-Length: %d\r\n" % len(body),
             b"Connection: close\r\n",
-            service.stamps.date,
+            service.stamps,
             transaction_id,
         )
         if service.access_log is not None:
@@ -295,7 +332,7 @@ class Connection:
         keep_alive = (
             head.keep_alive
             and not response.close
-            and not service.is_stopping()
+            and not service.stopping
             and body.can_be_drained(service.limits.drain_bytes_max)
         )
         framing_line = framing(response, head.method, head.is_http11)
@@ -305,7 +342,7 @@ class Connection:
             connection_line = b"" if head.is_http11 else b"Connection: keep-alive\r\n"
         else:
             connection_line = b"Connection: close\r\n"
-        rendered = render_head(response, framing_line, connection_line, service.stamps.date, request.transaction_id)
+        rendered = render_head(response, framing_line, connection_line, service.stamps, request.transaction_id)
         if stream is not None:
             await self._send_stream(rendered, first, stream, response.length, head.is_http11)
         else:

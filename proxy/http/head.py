@@ -19,7 +19,8 @@ Invariants:
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import Final, NamedTuple, cast
 
 import httptools
 
@@ -65,6 +66,12 @@ class RequestHead(NamedTuple):
     """None where the request gives none: then there is no body, unless `chunked`."""
     chunked: bool
     expects_continue: bool
+    is_plain: bool
+    """Keep-alive, HTTP/1.1 and not HEAD: the response, if it is plain too, can be sent without further ado."""
+
+
+_new_head = cast("Callable[[type[RequestHead], tuple[object, ...]], RequestHead]", tuple.__new__)
+"""Makes a `RequestHead` without passing through Python code: this is on the hot path."""
 
 
 class HeadParser:
@@ -148,8 +155,19 @@ class HeadParser:
         expect = headers.get(b"expect")
         if expect is not None and expect.lower() != b"100-continue":
             raise HttpError(417, "the only expectation that can be met is 100-continue")
-        return RequestHead(
-            method, target, headers, keep_alive, is_http11, content_length, chunked, expect is not None and is_http11
+        return _new_head(
+            RequestHead,
+            (
+                method,
+                target,
+                headers,
+                keep_alive,
+                is_http11,
+                content_length,
+                chunked,
+                expect is not None and is_http11,
+                keep_alive and is_http11 and method != "HEAD",
+            ),
         )
 
     def _length(self, value: bytes) -> int:

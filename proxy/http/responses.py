@@ -19,9 +19,13 @@ from typing import Final
 
 from proxy.http.message import HeaderList, Response
 
-STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
+BODILESS: Final = frozenset((*range(100, 200), 204, 304))
+"""Statuses whose responses have no body (RFC 9110, section 6.4.1)."""
+
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+COLON_JOIN: Final = b": ".join
 CHUNKED_END: Final = b"0\r\n\r\n"
 
 
@@ -37,47 +41,35 @@ class Stamps:
     the others count, so that no two of a process are alike and a reader can tell a process's requests by eye.
     """
 
-    __slots__ = ("_clock", "_count", "_date", "_prefix", "_random_bytes", "_second", "_suffix")
+    __slots__ = ("_clock", "_count", "_next_second", "_prefix", "_random_bytes", "_suffix", "lines")
 
     def __init__(self, clock: Callable[[], float], random_bytes: Callable[[int], bytes]) -> None:
         self._clock = clock
         self._random_bytes = random_bytes
-        self._second = -1
-        self._date = b""
+        self._next_second = 0.0
         self._suffix = ""
         self._count = 0
         self._prefix = ""
-        self._new_prefix()
+        self.lines = b""
+        """The Date header, and X-Trans-Id up to its value, as of the last transaction id."""
+        self._draw_prefix()
 
-    def _new_prefix(self) -> None:
+    def _draw_prefix(self) -> None:
         self._prefix = "tx" + self._random_bytes(7).hex()[:13]
         self._count = int.from_bytes(self._random_bytes(3), "big")
 
-    def _tick(self) -> None:
-        second = int(self._clock())
-        if second != self._second:
-            self._second = second
-            self._date = formatdate(second, usegmt=True).encode()
-            self._suffix = f"-{second & 0xFF_FFFF_FFFF:010x}"
-
     def transaction_id(self) -> str:
         """A new id; also moves the date on."""
-        self._tick()
+        now = self._clock()
+        if not self._next_second - 1 <= now < self._next_second:
+            second = int(now)
+            self._next_second = float(second + 1)
+            self._suffix = f"-{second & 0xFF_FFFF_FFFF:010x}"
+            self.lines = f"Date: {formatdate(second, usegmt=True)}\r\nX-Trans-Id: ".encode()
         self._count += 1
         if self._count > 0xFFFF_FFFF:
-            self._new_prefix()
+            self._draw_prefix()
         return f"{self._prefix}{self._count:08x}{self._suffix}"
-
-    @property
-    def date(self) -> bytes:
-        """The Date header's value, as of the last transaction id."""
-        return self._date
-
-
-def status_line(status: int) -> bytes:
-    """The first line of a response, its end included."""
-    line = STATUS_LINES.get(status)
-    return line if line is not None else b"HTTP/1.1 %d Status\r\n" % status
 
 
 def has_header(headers: HeaderList, name: bytes) -> bool:
@@ -87,7 +79,7 @@ def has_header(headers: HeaderList, name: bytes) -> bool:
 
 def sends_body(method: str, status: int) -> bool:
     """False: the response has no body whatever it says of one (RFC 9110, section 6.4.1)."""
-    return not (method == "HEAD" or status == 204 or status == 304 or status < 200)
+    return method != "HEAD" and status not in BODILESS
 
 
 def framing(response: Response, method: str, is_http11: bool) -> bytes:
@@ -106,18 +98,16 @@ def framing(response: Response, method: str, is_http11: bool) -> bytes:
 
 
 def render_head(
-    response: Response, framing_line: bytes, connection_line: bytes, date: bytes, transaction_id: str
+    response: Response, framing_line: bytes, connection_line: bytes, stamps: Stamps, transaction_id: str
 ) -> bytes:
     """A response's head, blank line included. Raises `HeaderInjection`."""
     headers = response.headers
-    lines = [b"%b: %b\r\n" % header for header in headers]
-    head = b"%b%bDate: %b\r\nX-Trans-Id: %b\r\n%b%b\r\n" % (
-        status_line(response.status),
-        b"".join(lines),
-        date,
-        transaction_id.encode("ascii"),
-        framing_line,
-        connection_line,
+    head = b"\r\n".join(
+        [
+            STATUS_LINES.get(response.status) or b"HTTP/1.1 %d Status" % response.status,
+            *map(COLON_JOIN, headers),
+            b"%b%b\r\n%b%b\r\n" % (stamps.lines, transaction_id.encode("ascii"), framing_line, connection_line),
+        ]
     )
     line_count = len(headers) + 4 + (framing_line != b"") + (connection_line != b"")
     if head.count(b"\n") != line_count or head.count(b"\r") != line_count:

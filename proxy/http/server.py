@@ -93,7 +93,6 @@ class HttpServer:
             parser=HeadParser(limits),
             render_error=render_error,
             access_log=access_log,
-            is_stopping=self._stop.is_set,
             counters=self._counters,
         )
 
@@ -102,7 +101,7 @@ class HttpServer:
         counters = self._counters
         return HttpStatistics(
             connections=len(self._connections),
-            requests=counters.requests,
+            requests=counters.requests + sum(connection.wire.requests for connection in self._connections),
             refused=counters.refused,
             failed=counters.failed,
             expired=counters.expired,
@@ -112,6 +111,7 @@ class HttpServer:
     def stop(self, deadline_s: float = STOP_S) -> None:
         """Take no more connections, let running requests finish for so many seconds, then make `serve` return."""
         self._stop_s = deadline_s
+        self._service.stopping = True
         self._stop.set()
 
     async def serve(
@@ -202,7 +202,7 @@ class HttpServer:
         response = self._service.render_error(HttpError(503, "too many connections; try again"), transaction_id)
         body = response.body if isinstance(response.body, (bytes, memoryview)) else b""
         head = render_head(
-            response, b"Content-Length: %d\r\n" % len(body), b"Connection: close\r\n", stamps.date, transaction_id
+            response, b"Content-Length: %d\r\n" % len(body), b"Connection: close\r\n", stamps, transaction_id
         )
         with connected, contextlib.suppress(OSError):
             connected.send(head + body)
