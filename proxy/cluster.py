@@ -30,6 +30,7 @@ import trio
 from ring.ring import Ring
 from ring.topology import Device
 from storage_node.client import DeviceClient
+from storage_node.hub import Hub
 from storage_node.operations import (
     Answer,
     GetCatalog,
@@ -119,11 +120,12 @@ class Cluster:
         self._cautious_until_s = 0.0
         self._new_until_s: float | None = None
         self.replicas: dict[int, Replica] = {}
+        self._hub = Hub()
         local = local_devices or {}
         for device in ring.devices:
             if device is None or device.kind != "disk":
                 continue
-            client = DeviceClient(address_of(device), device.name, cluster_key, **client_options)
+            client = DeviceClient(address_of(device), device.name, cluster_key, hub=self._hub, **client_options)
             reader = LocalReader(local[device.id]) if device.id in local else None
             self.replicas[device.id] = Replica(device, client, reader)
         self.all_local = all(replica.reader is not None for replica in self.replicas.values())
@@ -134,6 +136,7 @@ class Cluster:
         try:
             async with trio.open_nursery() as nursery:
                 self.background = nursery
+                await nursery.start(self._hub.run)
                 async with trio.open_nursery() as first_tries:
                     for replica in self.replicas.values():
                         first_tries.start_soon(nursery.start, replica.client.run)
@@ -141,6 +144,7 @@ class Cluster:
                 task_status.started()
         finally:
             self.background = None
+            self._hub.close()
             for replica in self.replicas.values():
                 if replica.reader is not None:
                     replica.reader.close()

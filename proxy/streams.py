@@ -19,7 +19,7 @@ import trio
 
 from proxy.cluster import Cluster, Placement, Replica
 from proxy.model import ObjectStream, Segment, SegmentMissing, Unavailable
-from storage_node.client import BulkRead
+from storage_node.client import BulkFailed, BulkRead
 from storage_node.device import ObjectReader
 from storage_node.errors import CorruptData
 
@@ -114,7 +114,7 @@ class VersionStream:
         assert self._bulk is not None
         try:
             return await self._bulk.read()
-        except (OSError, trio.BrokenResourceError, CorruptData):
+        except BulkFailed:
             return b""
 
     async def _close_source(self) -> None:

@@ -58,7 +58,7 @@ class HttpClient:
     async def _content(self, answered: dict[str, str]) -> bytes:
         if "content-length" in answered:
             return await self._take(int(answered["content-length"]))
-        pieces = []
+        pieces: list[bytes] = []
         while True:
             while b"\r\n" not in self._buffer:
                 await self._more()
