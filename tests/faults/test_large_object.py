@@ -76,7 +76,7 @@ def test_five_gib_by_multipart(cluster: Any, bucket_name: str) -> None:
     for chunk in body.iter_chunks(4 * MIB):
         digest.update(chunk)
     assert digest.hexdigest() == source.digest.hexdigest()
-    peaks = rss_peaks(cluster.pid)
+    peaks = rss_peaks(cluster.supervisor.pid)
     assert peaks
     assert max(peaks.values()) < RSS_BYTES_MAX, peaks
     client.delete_object(Bucket=bucket_name, Key="five")

@@ -139,6 +139,10 @@ class Worker:
             await trio.sleep(RETRY_PAUSE_S)
         raise WrongAnswer(f"GET {name}: {RETRIES} retries did not cure it: {self.seen}")
 
+    def interrupted(self) -> None:
+        """Whatever was under way has no answer: the connection is gone, what was possible stays so."""
+        self._client = HttpClient(self.port, {"X-Auth-Token": self.token})
+
     async def check_all(self) -> None:
         """Read every name, and hold the listing against what must be there."""
         for name in self.names:
