@@ -59,7 +59,7 @@ async def under_load(workers: list[Worker], hurt: Callable[[], None], rounds: in
 
 
 async def test_any_one_storage_process_dies(make_cluster: MakeCluster) -> None:
-    """Each storage process in turn is killed under load; nothing acknowledged is lost or stale, and retries cure all else."""
+    """Each storage process in turn is killed under load: nothing acknowledged is lost or stale, retries cure all else."""
     cluster = make_cluster()
     workers = await make_workers(cluster)
     count = len(cluster.processes("storage"))
