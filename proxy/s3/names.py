@@ -65,10 +65,13 @@ def _bucket_of_host(host: bytes, suffixes: tuple[str, ...]) -> bytes:
 
 
 def decode_bucket(raw: bytes) -> bytes:
-    """A bucket's name, percent-decoded and fit for looking up."""
+    """A bucket's name, percent-decoded and fit for looking up; b"" for none."""
     name = unquote_to_bytes(raw) if b"%" in raw else raw
-    if not name:
-        return b""
+    return check_bucket(name) if name else b""
+
+
+def check_bucket(name: bytes) -> bytes:
+    """The name itself, if a container may be called that. Raises InvalidBucketName."""
     if len(name) > CONTAINER_NAME_BYTES_MAX or b"\x00" in name or b"/" in name or not _is_utf8(name):
         raise S3Error("InvalidBucketName", fields=(("BucketName", name.decode("utf-8", "replace")),))
     return name

@@ -41,7 +41,7 @@ from proxy.s3.settings import PART_NUMBER_MAX
 from proxy.s3.upload_names import part_number_of
 from proxy.store import ObjectStore
 
-DEGRADED = (b"x-ringstead-degraded", b"true")
+DEGRADED = (b"x-ringstead-consistency", b"degraded")
 """Says that fewer than a majority of a name's own devices took part: the answer may be older than the newest write, the
 write lies on stand-ins until its devices are back."""
 

@@ -27,7 +27,9 @@ from proxy.model import (
     Unavailable,
 )
 from proxy.s3.bodies import BytesBody
+from proxy.s3.errors import S3Error
 from proxy.store import ObjectStore
+from proxy.users import User
 
 RESERVED_ACCOUNT = ".ringstead"
 CLAIMS = b"\x00buckets"
@@ -47,6 +49,18 @@ class BucketRegistry:
         """The account that owns the name; None if nobody does. Raises Unavailable."""
         claim = await self._read(bucket)
         return claim[0] if claim else None
+
+    async def locate(self, bucket: bytes, user: User) -> str:
+        """The account of a bucket that is not in the user's own account, if the user may reach it.
+
+        Raises S3's NoSuchBucket or AccessDenied; Unavailable.
+        """
+        owner = await self.owner(bucket)
+        if owner is None or owner == user.account:
+            raise S3Error("NoSuchBucket", fields=(("BucketName", bucket.decode()),))
+        if not user.admin:
+            raise S3Error("AccessDenied")
+        return owner
 
     async def claim(self, bucket: bytes, account: str) -> str:
         """Claim the name for `account`; the account that owns it now, which may be another. Raises Unavailable."""
