@@ -21,7 +21,7 @@ import structlog
 import trio
 
 from ringstead.errors import ClusterDown
-from ringstead.sockets import listen_unix, reachable
+from ringstead.sockets import listen, reachable
 
 REQUEST_BYTES_MAX: Final = 64 * 1024
 ANSWER_BYTES_MAX: Final = 16 * 1024**2
@@ -46,7 +46,7 @@ async def serve_control(
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answer at `path` until cancelled."""
-    listener = trio.socket.from_stdlib_socket(listen_unix(path))
+    listener = trio.socket.from_stdlib_socket(listen(f"unix:{path}"))
     limit = trio.CapacityLimiter(CONNECTIONS_MAX)
     with listener:
         task_status.started()

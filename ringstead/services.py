@@ -29,7 +29,7 @@ from ringstead.process import (
     take_ready_pipe,
     tie_to_supervisor,
 )
-from ringstead.sockets import listen_tcp, listen_unix, reachable, socket_path
+from ringstead.sockets import listen, socket_path, tcp_address
 
 if TYPE_CHECKING:
     import socket
@@ -84,8 +84,8 @@ async def _run_storage(config: StorageConfig, stop: Stop, ready: Ready) -> None:
     try:
         listeners: list[socket.socket] = []
         for node, port in dict.fromkeys(addresses.values()):
-            listeners.append(listen_unix(socket_path(config.socket_dir, node, port)))
-            listeners += listen_tcp(node, port)
+            listeners.append(listen(f"unix:{socket_path(config.socket_dir, node, port)}"))
+            listeners.append(listen(tcp_address(node, port)))
         server = StorageServer(devices, key)
         async with trio.open_nursery() as nursery:
             await nursery.start(server.serve, listeners)
@@ -211,8 +211,8 @@ def addresses(config: ServiceConfig) -> Callable[[Any], str]:
 
     def address_of(device: Any) -> str:
         if device.node == config.node:
-            return "unix:" + reachable(socket_path(config.socket_dir, device.node, device.port))
-        return f"[{device.node}]:{device.port}" if ":" in device.node else f"{device.node}:{device.port}"
+            return f"unix:{socket_path(config.socket_dir, device.node, device.port)}"
+        return tcp_address(device.node, device.port)
 
     return address_of
 

@@ -3,21 +3,20 @@
 Convention: the service that serves the device at IP:PORT also listens at SOCKET_DIR/IP_PORT.sock, and whoever shares the
 machine connects there. A Unix socket costs half of what loopback TCP does per message.
 
-A socket's path may have 107 bytes, which a deep data directory exceeds. `reachable` then goes through /proc/self/fd: the
-directory is opened, and its number stands for its path.
+A socket's path may have 107 bytes, which a deep data directory exceeds. `reachable` then goes through /proc/self/fd, as
+the storage node does: the directory is opened, and its number stands for its path.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
-import stat
 from pathlib import Path
 from typing import Final
 
-from ringstead.errors import ClusterBusy
+from ringstead.errors import ClusterBusy, ConfigError
+from storage_node import sockets
 
 SOCKET_PATH_BYTES_MAX: Final = 107
 STORAGE_PORT_FIRST: Final = 10_000
@@ -32,6 +31,11 @@ def socket_path(socket_dir: Path, node: str, port: int) -> Path:
     return socket_dir / f"{node.replace('/', '_')}_{port}.sock"
 
 
+def tcp_address(node: str, port: int) -> str:
+    """IP:PORT, or [IP]:PORT where the address has colons itself."""
+    return f"[{node}]:{port}" if ":" in node else f"{node}:{port}"
+
+
 def reachable(path: Path) -> str:
     """The path, or another spelling of it that fits a socket address."""
     if len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX:
@@ -43,42 +47,16 @@ def reachable(path: Path) -> str:
     return f"/proc/self/fd/{number}/{path.name}"
 
 
-def listen_unix(path: Path, backlog: int = 1024) -> socket.socket:
-    """A listening socket at `path`, for this user only. What a dead process left there is replaced."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISSOCK(path.lstat().st_mode):
-            path.unlink()
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
+def listen(address: str) -> socket.socket:
+    """A listening socket at "unix:PATH" or "IP:PORT". Raises ClusterBusy when it is taken, ConfigError for no address."""
     try:
-        listener.bind(reachable(path))
-        listener.listen(backlog)
-        listener.setblocking(False)
+        if address.startswith("unix:"):
+            Path(address[5:]).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return sockets.listen(address)
     except OSError as error:
-        listener.close()
-        raise ClusterBusy(f"{path}: {error.strerror}") from error
-    finally:
-        os.umask(before)
-    return listener
-
-
-def listen_tcp(host: str, port: int, backlog: int = 1024) -> list[socket.socket]:
-    """Listening sockets at host and port, for one process alone. Raises ClusterBusy when another has the port."""
-    listeners: list[socket.socket] = []
-    try:
-        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-            listener = socket.socket(family, kind, protocol)
-            listeners.append(listener)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(backlog)
-            listener.setblocking(False)
-    except OSError as error:
-        for listener in listeners:
-            listener.close()
-        raise ClusterBusy(f"{host}:{port}: {error.strerror}") from error
-    return listeners
+        raise ClusterBusy(f"cannot listen at {address}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def is_port_free(host: str, port: int) -> bool:

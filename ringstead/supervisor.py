@@ -301,4 +301,4 @@ def _last_line(path: Path) -> str:
             lines = file.read().decode("utf-8", "replace").split("\n")
     except OSError:
         return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return next((line.strip().removeprefix("ringstead: ") for line in reversed(lines) if line.strip()), "")

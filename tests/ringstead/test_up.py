@@ -1,0 +1,250 @@
+"""`ringstead up` as processes: started, hurt, stopped, started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ClusterFactory
+from tests.support.cluster import TestCluster
+
+pytestmark = pytest.mark.cluster
+SMALL = ("--zones", "1", "--devices-per-zone", "1", "--workers", "1")
+
+
+def get(url: str) -> tuple[int, bytes]:
+    """Status and body of a page."""
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return response.status, response.read()
+
+
+def swift_token(cluster: TestCluster) -> tuple[str, str]:
+    """Log in as the first user: (storage URL, token)."""
+    values = cluster.credentials
+    headers = {"X-Auth-User": values["ST_USER"], "X-Auth-Key": values["ST_KEY"]}
+    with urllib.request.urlopen(urllib.request.Request(values["ST_AUTH"], headers=headers), timeout=10) as response:
+        return response.headers["X-Storage-Url"], response.headers["X-Auth-Token"]
+
+
+def swift(cluster: TestCluster, method: str, path: str, data: bytes | None = None) -> bytes:
+    """One request as the first user."""
+    url, token = swift_token(cluster)
+    request = urllib.request.Request(f"{url}/{path}", data=data, method=method, headers={"X-Auth-Token": token})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        body: bytes = response.read()
+        return body
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs (a zombie of another parent does not count)."""
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
+def test_the_default_cluster_is_up(cluster: TestCluster) -> None:
+    """Six devices, two HTTP workers and an updater run; the page says it is well; the first user can log in."""
+    kinds = [process.kind for process in cluster.processes()]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"storage": 6, "updater": 1, "proxy": 2}
+    assert get(f"{cluster.endpoint}/healthcheck") == (200, b"OK")
+    url, token = swift_token(cluster)
+    assert url == f"{cluster.endpoint}/v1/AUTH_admin"
+    assert token.startswith("AUTH_tk")
+
+
+def test_credentials_are_for_their_owner_and_for_shells(cluster: TestCluster) -> None:
+    """The file has mode 0600, and a shell that reads it has the variables that clients know."""
+    file = cluster.data / "credentials.env"
+    assert file.stat().st_mode & 0o777 == 0o600
+    done = subprocess.run(["sh", "-c", f". {file}; env"], capture_output=True, text=True, check=True)
+    variables = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+    for name, value in cluster.credentials.items():
+        assert variables[name] == value
+    assert set(cluster.credentials) == {
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_ENDPOINT_URL",
+        "AWS_DEFAULT_REGION",
+        "ST_AUTH",
+        "ST_USER",
+        "ST_KEY",
+    }
+
+
+def test_no_secret_is_in_logs_or_command_lines(cluster: TestCluster) -> None:
+    """Neither the keys nor the cluster key are in any log, nor in what `ps` shows."""
+    swift_token(cluster)
+    values = cluster.credentials
+    hidden = [values["AWS_SECRET_ACCESS_KEY"], values["ST_KEY"], (cluster.data / "cluster.key").read_text().strip()]
+    texts = [path.read_text() for path in (cluster.data / "logs").iterdir()]
+    texts += [Path(f"/proc/{process.pid}/cmdline").read_text() for process in cluster.processes()]
+    assert not any(secret in text for secret in hidden for text in texts)
+
+
+def test_all_processes_together_stay_small(cluster: TestCluster) -> None:
+    """The default cluster takes less than half a gigabyte, shared pages counted once."""
+    assert cluster.supervisor is not None
+    pids = [cluster.supervisor.pid, *(process.pid for process in cluster.processes())]
+    total_kib = 0
+    for pid in pids:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        total_kib += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    assert total_kib < 500 * 1024
+
+
+def test_status_shows_devices_and_backlog(cluster: TestCluster) -> None:
+    """`status --json` is for programs, the table for people; both work beside the running cluster."""
+    found = json.loads(cluster.ringstead("status", "--json").stdout)
+    assert found["healthy"]
+    assert [device["up"] for device in found["devices"]] == [True] * 6
+    assert {device["zone"] for device in found["devices"]} == {1, 2, 3}
+    assert all(device["total_bytes"] > device["free_bytes"] > 0 for device in found["devices"])
+    assert found["updater"]["backlog"] >= 0
+    assert len(found["services"]) == 9
+    table = cluster.ringstead("status").stdout
+    assert "z2d1" in table
+    assert "updater" in table
+
+
+def test_users_come_and_go(cluster: TestCluster) -> None:
+    """A user made on the command line is listed, shown without secrets, and gone once removed."""
+    made = json.loads(
+        cluster.ringstead(
+            *("user", "add", "carol", "--project", "music", "--email", "c@example.com", "--display-name", "Carol C"),
+            *("--access-key", "CAROLKEY", "--secret-key", "carols-secret", "--password", "pw", "--json"),
+        ).stdout
+    )
+    assert made["user"] == "music:carol"
+    assert (made["access_key"], made["secret_key"], made["password"]) == ("CAROLKEY", "carols-secret", "pw")
+    again = cluster.ringstead("user", "add", "music:carol", check=False)
+    assert again.returncode == 1
+    assert again.stderr.count("\n") == 1
+    shown = cluster.ringstead("user", "show", "music:carol", "--json").stdout
+    assert json.loads(shown)["display_name"] == "Carol C"
+    assert "carols-secret" not in shown
+    users = [user["user"] for user in json.loads(cluster.ringstead("user", "list", "--json").stdout)]
+    assert users == ["admin:admin", "music:carol"]
+    cluster.ringstead("user", "remove", "carol", "--project", "music")
+    gone = cluster.ringstead("user", "show", "music:carol", check=False)
+    assert (gone.returncode, gone.stdout) == (1, "")
+
+
+def test_a_second_up_on_the_same_folder_is_told(cluster: TestCluster) -> None:
+    """It ends with one line that names the process which has the folder."""
+    assert cluster.supervisor is not None
+    done = cluster.ringstead("up", check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert f"process {cluster.supervisor.pid}" in done.stderr
+
+
+def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
+    """Another program's port is not shared, not waited for, and named."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "ringstead", "up", "--data", str(tmp_path / "data"), "--port", str(port)]
+        done = subprocess.run([*command, *SMALL], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == f"ringstead: port {port} is in use by another program; --port chooses another\n"
+
+
+def test_a_second_start_carries_on(make_cluster: ClusterFactory) -> None:
+    """After an orderly stop data, users, port and shape are the same; other options are answered, not obeyed."""
+    cluster = make_cluster(*SMALL)
+    swift(cluster, "PUT", "box")
+    swift(cluster, "PUT", "box/name", b"content")
+    before = cluster.credentials
+    assert cluster.stop() == 0
+    again = TestCluster(cluster.data, "--zones", "3", port=cluster.port)
+    again.start()
+    try:
+        assert "--zones 3 is not done: this cluster has 1" in again.output
+        assert again.credentials == before
+        assert swift(again, "GET", "box/name") == b"content"
+    finally:
+        again.stop()
+
+
+def test_an_orderly_stop_leaves_nothing(make_cluster: ClusterFactory) -> None:
+    """SIGTERM ends all processes with exit code 0, and no socket remains."""
+    cluster = make_cluster(*SMALL)
+    pids = [process.pid for process in cluster.processes()]
+    assert cluster.stop() == 0
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_no_process_outlives_a_killed_supervisor(make_cluster: ClusterFactory) -> None:
+    """kill -9 of the supervisor takes every service with it, one that is stopped and cannot react included."""
+    cluster = make_cluster(*SMALL)
+    swift(cluster, "PUT", "box")
+    frozen = cluster.processes("storage")[0].pid
+    os.kill(frozen, signal.SIGSTOP)
+    pids = cluster.kill_supervisor()
+    assert frozen in pids
+    assert not any(alive(pid) for pid in pids)
+    cluster.start()
+    assert b"box" in swift(cluster, "GET", "")
+
+
+def test_everything_killed_at_once_comes_back(make_cluster: ClusterFactory) -> None:
+    """What was acknowledged before kill -9 of all processes is there afterwards, and new writes work."""
+    cluster = make_cluster("--zones", "3", "--devices-per-zone", "1", "--workers", "1")
+    swift(cluster, "PUT", "box")
+    for number in range(3):
+        swift(cluster, "PUT", f"box/{number}", b"%d" % number)
+        cluster.kill_all()
+        cluster.start()
+        for earlier in range(number + 1):
+            assert swift(cluster, "GET", f"box/{earlier}") == b"%d" % earlier
+
+
+@pytest.mark.parametrize("kind", ["storage", "updater", "proxy"])
+def test_a_killed_service_is_started_again(make_cluster: ClusterFactory, kind: str) -> None:
+    """The supervisor notices a death and starts the service anew; the cluster serves as before."""
+    cluster = make_cluster(*SMALL)
+    before = cluster.kill(kind)
+    cluster.wait_ready()
+    (after,) = cluster.processes(kind)
+    assert after.pid not in (0, before.pid)
+    assert after.deaths == 1
+    swift(cluster, "PUT", f"box-{kind}")
+
+
+def test_a_held_service_stays_down_until_released(make_cluster: ClusterFactory) -> None:
+    """An operator can take one device's process away; status says so; writes go on without it."""
+    cluster = make_cluster("--zones", "3", "--devices-per-zone", "1", "--workers", "1")
+    swift(cluster, "PUT", "box")
+    cluster.kill("storage", 1, hold=True)
+    assert [process.state for process in cluster.processes("storage")] == ["ready", "held", "ready"]
+    swift(cluster, "PUT", "box/name", b"content")
+    found = json.loads(cluster.ringstead("status", "--json").stdout)
+    assert [device["up"] for device in found["devices"]] == [True, False, True]
+    assert not found["healthy"]
+    cluster.release("storage", 1)
+    assert [process.state for process in cluster.processes("storage")] == ["ready"] * 3
+    assert swift(cluster, "GET", "box/name") == b"content"
+
+
+def test_commands_without_a_cluster_say_so(tmp_path: Path) -> None:
+    """No folder, or no running cluster, is one line and exit code 1."""
+    for command in (["status"], ["user", "list"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ringstead", *command, "--data", str(tmp_path / "none")],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith("ringstead: ")
+        assert done.stderr.count("\n") == 1
