@@ -77,6 +77,7 @@ class Metrics:
         self._folder = folder
         self._clock = clock
         self._started_s = clock()
+        self._write_failed = False
         self._series: dict[Key, list[Any]] = {}
         self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
 
@@ -149,14 +150,17 @@ class Metrics:
         return folder / f"{self.worker}{SUFFIX}"
 
     async def _write(self, snapshot: dict[str, Any]) -> None:
-        """Replace this worker's file as a whole. Where that fails the others do not see it; it is logged once."""
+        """Replace this worker's file as a whole. While that fails the others do not see it; it is logged once."""
         if self._folder is None:
             return
         try:
             await trio.to_thread.run_sync(self._replace_file, orjson.dumps(snapshot))
         except OSError as error:
-            log.warning("the metrics file can't be written", folder=str(self._folder), error=str(error))
-            self._folder = None
+            if not self._write_failed:
+                log.warning("the metrics file can't be written", folder=str(self._folder), error=str(error))
+            self._write_failed = True
+        else:
+            self._write_failed = False
 
     def _replace_file(self, data: bytes) -> None:
         assert self._folder is not None
