@@ -143,10 +143,14 @@ class ContainerStore:
         key = container_key(account, container)
         catalog, _ = await self._catalog(Space.CONTAINER, key)
         new = catalog is None or not _live(catalog)
-        created = 0 if catalog is None or new else catalog.created_timestamp
         if new or metadata:
-            timestamp = await self._put_catalog(Space.CONTAINER, key, metadata, create=True)
-            created = created or timestamp
+            await self._put_catalog(Space.CONTAINER, key, metadata, create=True)
+        if new:
+            catalog, _ = await self._catalog(Space.CONTAINER, key)
+            if catalog is None or not _live(catalog):
+                raise Unavailable("the container was deleted by another client while it was created; retry")
+        assert catalog is not None
+        created = catalog.created_timestamp  # of several who create it at once the first one's
         if not internal(container):
             await self._put_account_row(account, container, created, deleted=False, only_if_new=not new)
         self._learn(account, container)
@@ -353,7 +357,11 @@ _ROW_SUCCESS = frozenset((Status.APPLIED, Status.NEWER))
 
 
 def merge_catalogs(catalogs: Sequence[Catalog]) -> Catalog | None:
-    """What several replicas say of one catalog, as one: latest times, newest items; totals of the latest row."""
+    """What several replicas say of one catalog, as one.
+
+    The latest deletion, the earliest creation after it (as the devices themselves keep it), the newest of each item, and
+    the totals of the replica that has the latest row.
+    """
     if not catalogs:
         return None
     if len(catalogs) == 1 or all(catalog == catalogs[0] for catalog in catalogs[1:]):
@@ -364,12 +372,11 @@ def merge_catalogs(catalogs: Sequence[Catalog]) -> Catalog | None:
             held = meta.get(name)
             if held is None or (item[1], item[0]) > (held[1], held[0]):
                 meta[name] = (item[0], item[1])
-    fullest = max(catalogs, key=lambda catalog: (catalog.created_timestamp, catalog.newest_row_timestamp))
-    return fullest._replace(
-        created_timestamp=max(catalog.created_timestamp for catalog in catalogs),
-        deleted_timestamp=max(catalog.deleted_timestamp for catalog in catalogs),
-        meta=meta,
-    )
+    deleted = max(catalog.deleted_timestamp for catalog in catalogs)
+    created = [catalog.created_timestamp for catalog in catalogs]
+    live = [timestamp for timestamp in created if timestamp > deleted]
+    fullest = max(catalogs, key=lambda catalog: (catalog.created_timestamp > deleted, catalog.newest_row_timestamp))
+    return fullest._replace(created_timestamp=min(live) if live else max(created), deleted_timestamp=deleted, meta=meta)
 
 
 def _live(catalog: Catalog) -> bool:
