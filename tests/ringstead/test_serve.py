@@ -1,0 +1,161 @@
+"""`ringstead serve` by hand: a cluster of three nodes that differ in addresses, as on three machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ring import ring_file
+from ring.builder import build_ring
+from ring.topology import Device
+from ringstead.cluster_key import make_cluster_key
+from ringstead.process import READY_LINE, READY_VARIABLE
+from tests.support.cluster import free_port
+
+pytestmark = pytest.mark.cluster
+NODES = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
+
+
+class Node:
+    """One machine: a folder of its own with ring, key, settings and devices; its services."""
+
+    def __init__(self, folder: Path, node: str, number: int) -> None:
+        self.folder = folder
+        self.node = node
+        self.number = number
+        self.processes: list[subprocess.Popen[bytes]] = []
+        folder.mkdir()
+
+    def serve(self, service: str, *lines: str) -> subprocess.Popen[bytes]:
+        """Write settings and start a service; returns when it is ready."""
+        config = self.folder / f"{service}.toml"
+        config.write_text("\n".join([f'service = "{service}"', f'node = "{self.node}"', *lines]) + "\n")
+        ready_read, ready_write = os.pipe()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ringstead", "serve", service, "--config", str(config)],
+            pass_fds=(ready_write,),
+            env={**os.environ, READY_VARIABLE: str(ready_write)},
+            stderr=subprocess.PIPE,
+        )
+        self.processes.append(process)
+        os.close(ready_write)
+        with os.fdopen(ready_read, "rb") as pipe:
+            readable, _, _ = select.select([pipe], [], [], 30)
+            assert readable
+            line = pipe.readline()
+        assert line == READY_LINE, process.communicate()[1].decode()
+        return process
+
+    def stop(self) -> list[int]:
+        """SIGTERM to all its services, the last first; -> exit codes."""
+        codes = []
+        for process in reversed(self.processes):
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=30)
+            codes.append(process.returncode)
+        self.processes.clear()
+        return codes
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[list[Node]]:
+    """Three nodes with the same ring and key, nothing running."""
+    base = free_port()
+    devices = [Device(i, 1, i + 1, node, base, "sdb", 1.0) for i, node in enumerate(NODES)]
+    ring = build_ring(devices, 8, 3, seed=7)
+    made = [Node(tmp_path / f"machine-{i}", node, i) for i, node in enumerate(NODES)]
+    make_cluster_key(made[0].folder / "cluster.key")
+    for node in made:
+        ring_file.save(node.folder / "cluster.ring", ring)
+        if node.number:
+            (node.folder / "cluster.key").write_text((made[0].folder / "cluster.key").read_text())
+            (node.folder / "cluster.key").chmod(0o600)
+    yield made
+    for node in made:
+        node.stop()
+
+
+def swift(port: int, credentials: dict[str, str], method: str, path: str, data: bytes | None = None) -> bytes:
+    """One Swift request, with a login before it."""
+    login = urllib.request.Request(
+        f"http://127.0.0.1:{port}/auth/v1.0",
+        headers={"X-Auth-User": credentials["user"], "X-Auth-Key": credentials["password"]},
+    )
+    with urllib.request.urlopen(login, timeout=10) as response:
+        url, token = response.headers["X-Storage-Url"], response.headers["X-Auth-Token"]
+    request = urllib.request.Request(f"{url}/{path}", data=data, method=method, headers={"X-Auth-Token": token})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        body: bytes = response.read()
+        return body
+
+
+def test_three_machines_are_one_cluster(nodes: list[Node]) -> None:
+    """What goes in at one node's proxy comes out at another's, over TCP, also when a third node is away."""
+    ports = [free_port(), free_port()]
+    for node in nodes:
+        node.serve("storage")
+    for number, port in enumerate(ports):
+        nodes[number].serve("proxy", f"port = {port}", f"writer = {number + 1}")
+    settings = nodes[0].folder / "proxy.toml"
+    command = [sys.executable, "-m", "ringstead", "user", "add", "alice", "--json", "--config", str(settings)]
+    credentials = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
+    swift(ports[0], credentials, "PUT", "box")
+    swift(ports[0], credentials, "PUT", "box/small", b"small")
+    large = os.urandom(3_000_000)
+    swift(ports[1], credentials, "PUT", "box/large", large)
+    assert nodes[2].stop() == [0]
+    assert swift(ports[1], credentials, "GET", "box/small") == b"small"
+    assert swift(ports[0], credentials, "GET", "box/large") == large
+    swift(ports[0], credentials, "PUT", "box/later", b"later")
+    assert swift(ports[1], credentials, "GET", "box").split() == [b"large", b"later", b"small"]
+    assert nodes[0].stop() == [0, 0]
+
+
+def test_a_wrong_key_opens_nothing(nodes: list[Node]) -> None:
+    """A command with another cluster's key is told that no device answers."""
+    nodes[0].serve("storage")
+    (nodes[0].folder / "cluster.key").unlink()
+    make_cluster_key(nodes[0].folder / "cluster.key")
+    config = nodes[0].folder / "proxy.toml"
+    config.write_text(f'node = "{nodes[0].node}"\n')
+    command = [sys.executable, "-m", "ringstead", "user", "list", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("ringstead: no device answers")
+
+
+@pytest.mark.parametrize(
+    ("lines", "complaint"),
+    [
+        ('devices = ["sdx"]', "the ring has no device 'sdx' at node 127.0.0.2"),
+        ('node = "192.0.2.1"', "the ring has no device at node 192.0.2.1"),
+        ('listen = "nowhere"\ndevices = ["sdb"]', "expected IP:PORT"),
+        ("create_devices = false", "create_devices is off"),
+        ('ring_file = "absent"', "No such file"),
+        ('ring_file = "storage.toml"', "storage.toml"),
+        ('cluster_key_file = "storage.toml"', "others may read it"),
+        ("colour = 1", "unknown setting 'colour'"),
+    ],
+)
+def test_what_cannot_be_served_ends_in_one_line(nodes: list[Node], lines: str, complaint: str) -> None:
+    """A wrong setting, a missing file or a missing device ends the service with a line that says which."""
+    config = nodes[0].folder / "storage.toml"
+    node = "" if "node" in lines else 'node = "127.0.0.2"\n'
+    config.write_text(node + lines + "\n")
+    config.chmod(0o644)
+    command = [sys.executable, "-m", "ringstead", "serve", "storage", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    assert done.returncode in (1, 2)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ringstead: ")
+    assert complaint in last
+    assert "Traceback" not in done.stderr
