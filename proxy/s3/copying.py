@@ -22,6 +22,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from urllib.parse import unquote_to_bytes
 
+from proxy.checksums import S3_ALGORITHMS
 from proxy.conditions import check_copy_source
 from proxy.http.message import Response
 from proxy.model import (
@@ -37,7 +38,7 @@ from proxy.model import (
 from proxy.s3.call import Call
 from proxy.s3.conditions import copy_source_conditions, write_conditions
 from proxy.s3.dates import iso_date
-from proxy.s3.digests import ALGORITHMS, DigestingBody
+from proxy.s3.digests import DigestingBody
 from proxy.s3.errors import S3Error, invalid_argument
 from proxy.s3.headers import REDIRECT, TAGGING, object_metadata
 from proxy.s3.listing import no_such_version
@@ -218,7 +219,7 @@ def _requested_algorithm(headers: Mapping[bytes, bytes]) -> str:
     if value is None:
         return ""
     name = value.decode("latin-1").lower()
-    if name not in ALGORITHMS:
+    if name not in S3_ALGORITHMS:
         raise invalid_argument(
             "x-amz-checksum-algorithm", value.decode("latin-1"), "Checksum algorithm provided is unsupported."
         )

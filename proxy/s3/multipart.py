@@ -16,13 +16,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote_from_bytes
 
+from proxy.checksums import S3_ALGORITHMS
 from proxy.http.message import HeaderList, Response
 from proxy.model import BodySource, Metadata, NoSuchObject, ObjectInfo, PutObjectRequest
 from proxy.s3.call import Call
 from proxy.s3.concurrency import for_each
 from proxy.s3.copying import Copying, checksum_elements, copy_answer, opened_copy, parse_copy_source
 from proxy.s3.dates import iso_date
-from proxy.s3.digests import ALGORITHMS, FULL_OBJECT_ALGORITHMS, DigestingBody, default_type, request_algorithm
+from proxy.s3.digests import DigestingBody, default_type, possible_types, request_algorithm
 from proxy.s3.errors import S3Error, invalid_argument
 from proxy.s3.headers import object_metadata
 from proxy.s3.listing import count_parameter, owner_element, text_parameter, url_encoding
@@ -334,7 +335,7 @@ def chosen_checksum(headers: Mapping[bytes, bytes]) -> tuple[str, str]:
             )
         return "", ""
     algorithm = value.decode("latin-1").lower()
-    if algorithm not in ALGORITHMS:
+    if algorithm not in S3_ALGORITHMS:
         raise S3Error(
             "InvalidRequest",
             "Checksum algorithm provided is unsupported. Please try again with any of the valid types.",
@@ -343,12 +344,9 @@ def chosen_checksum(headers: Mapping[bytes, bytes]) -> tuple[str, str]:
         return algorithm, default_type(algorithm)
     if kind not in ("FULL_OBJECT", "COMPOSITE"):
         raise S3Error("InvalidRequest", "Value for x-amz-checksum-type header is invalid.")
-    if (kind == "FULL_OBJECT" and algorithm not in FULL_OBJECT_ALGORITHMS) or (
-        kind == "COMPOSITE" and algorithm == "crc64nvme"
-    ):
+    if kind not in possible_types(algorithm):
         raise S3Error(
-            "InvalidRequest",
-            f"The {kind} checksum type cannot be used with the {algorithm} checksum algorithm.",
+            "InvalidRequest", f"The {kind} checksum type cannot be used with the {algorithm} checksum algorithm."
         )
     return algorithm, kind
 
