@@ -42,6 +42,7 @@ from proxy.s3.multipart import Multipart
 from proxy.s3.names import split_target
 from proxy.s3.objects import Objects
 from proxy.s3.ownership import BucketRegistry
+from proxy.s3.post import Posting
 from proxy.s3.routing import choose_operation
 from proxy.s3.settings import S3Settings
 from proxy.s3.subresources import Subresources
@@ -68,6 +69,7 @@ class S3App:
         self._settings = settings
         self._registry = BucketRegistry(store, now_us)
         self._authenticator = Authenticator(identity, settings, now_us)
+        self._posting = Posting(store, identity, self._registry, now_us)
         uploads = UploadStore(store, settings, now_us, random_bytes)
         buckets = Buckets(store, self._registry, uploads, settings)
         objects = Objects(store)
@@ -135,6 +137,8 @@ class S3App:
             raise _preflight_error(headers)
         parameters = parse_query(request.query) if request.query else _NO_PARAMETERS
         operation = choose_operation(method, bucket, key, parameters, b"x-amz-copy-source" in headers)
+        if operation == "PostObject":
+            return await self._posting.post_object(request, bucket)
         run = self._operations.get(operation)
         if run is None:
             raise S3Error("NotImplemented", f"{operation} is not implemented.")
