@@ -1,8 +1,8 @@
-"""The devices of a ring as background work reaches them: directly where they are on this machine, else over the wire."""
+"""The devices of the rings in force as background work reaches them: directly on this machine, else over the wire."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ import trio
 from ring.ring import Ring
 from ring.topology import Device
 from storage_node.client import DeviceClient
+from storage_node.hub import Hub
 from storage_node.operations import Answer, GetCatalog, GetObject, ListEntries, ListRows, Operation, Status
 from storage_node.reader import LocalReader
 
@@ -21,12 +22,15 @@ _LOCAL: Final = (GetCatalog, GetObject, ListEntries, ListRows)
 class Peer:
     """One device, and the ways to it."""
 
-    __slots__ = ("client", "device", "reader")
+    __slots__ = ("client", "device", "path", "reader", "scope")
 
-    def __init__(self, device: Device, client: DeviceClient, reader: LocalReader | None) -> None:
+    def __init__(self, device: Device, client: DeviceClient, path: Path | None) -> None:
         self.device = device
         self.client = client
-        self.reader = reader
+        self.path = path
+        """The device's directory, if it is on this machine."""
+        self.reader = LocalReader(path) if path is not None else None
+        self.scope = trio.CancelScope()
 
     async def call(self, operation: Operation, timeout_s: float = CALL_TIMEOUT_S) -> Answer:
         """The device's answer; UNREACHABLE, in the operation's own answer type, where there is none."""
@@ -38,7 +42,10 @@ class Peer:
 
 
 class Peers:
-    """All devices of a ring, connected while `run` runs."""
+    """All devices of the rings in force, connected while `run` runs.
+
+    `address_of` says how to reach a device, `local_devices` maps ids of devices to their directories on this machine.
+    """
 
     def __init__(
         self,
@@ -49,13 +56,20 @@ class Peers:
         local_devices: Mapping[int, Path],
         **client_options: Any,
     ) -> None:
-        self.ring = ring
+        self._address_of = address_of
+        self._hub = Hub()
+        self._cluster_key = cluster_key
+        self._client_options = client_options
+        self._nursery: trio.Nursery | None = None
+        self.rings: tuple[Ring, ...] = ()
+        """Newest first."""
         self.by_id: dict[int, Peer] = {}
-        for device in ring.devices:
-            if device is not None and device.kind == "disk":
-                client = DeviceClient(address_of(device), device.name, cluster_key, **client_options)
-                reader = LocalReader(local_devices[device.id]) if device.id in local_devices else None
-                self.by_id[device.id] = Peer(device, client, reader)
+        self.adopt((ring,), local_devices)
+
+    @property
+    def ring(self) -> Ring:
+        """The newest ring."""
+        return self.rings[0]
 
     @property
     def local(self) -> tuple[Peer, ...]:
@@ -63,22 +77,67 @@ class Peers:
         return tuple(peer for peer in self.by_id.values() if peer.reader is not None)
 
     def primaries(self, key: bytes) -> tuple[bytes, tuple[Peer, ...]]:
-        """A name's hash and its primaries."""
+        """A name's hash and its primaries: under the newest ring, then those that only an older one has."""
         name_hash = self.ring.hash_key(key)
-        devices = self.ring.primaries(self.ring.partition(name_hash))
-        return name_hash, tuple(self.by_id[device.id] for device in devices)
+        return name_hash, tuple(self.by_id[number] for number in self.members(name_hash))
+
+    def members(self, name_hash: bytes) -> tuple[int, ...]:
+        """Ids of the primaries of a hash under all rings in force, the newest ring's first."""
+        found: dict[int, None] = {}
+        for ring in self.rings:
+            for device in ring.primaries(ring.partition(name_hash)):
+                found[device.id] = None
+        return tuple(found)
+
+    def adopt(self, rings: Sequence[Ring], local_devices: Mapping[int, Path]) -> None:
+        """Let these be the rings in force (newest first): connect to what is new, let go of what is in none."""
+        devices: dict[int, Device] = {}
+        for ring in rings:
+            for device in ring.devices:
+                if device is not None and device.kind == "disk":
+                    devices.setdefault(device.id, device)
+        for number, peer in list(self.by_id.items()):
+            wanted = devices.get(number)
+            if wanted is None or wanted.place != peer.device.place or local_devices.get(number) != peer.path:
+                self._let_go(self.by_id.pop(number))
+        for number, device in devices.items():
+            present = self.by_id.get(number)
+            if present is not None:
+                present.device = device
+                continue
+            client = DeviceClient(
+                self._address_of(device), device.name, self._cluster_key, hub=self._hub, **self._client_options
+            )
+            peer = self.by_id[number] = Peer(device, client, local_devices.get(number))
+            if self._nursery is not None:
+                self._nursery.start_soon(self._keep, peer)
+        self.rings = tuple(rings)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep the connections up until cancelled."""
+        """Keep the connections up until cancelled. Started once every device was tried for the first time."""
         try:
             async with trio.open_nursery() as nursery:
-                for peer in self.by_id.values():
-                    nursery.start_soon(peer.client.run)
+                await nursery.start(self._hub.run)
+                self._nursery = nursery
+                async with trio.open_nursery() as first_tries:
+                    for peer in self.by_id.values():
+                        first_tries.start_soon(nursery.start, self._keep, peer)
                 task_status.started()
         finally:
+            self._nursery = None
             for peer in self.by_id.values():
-                if peer.reader is not None:
-                    peer.reader.close()
+                self._let_go(peer)
+
+    @staticmethod
+    async def _keep(peer: Peer, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        with peer.scope:
+            await peer.client.run(task_status)
+
+    @staticmethod
+    def _let_go(peer: Peer) -> None:
+        peer.scope.cancel()
+        if peer.reader is not None:
+            peer.reader.close()
 
 
 async def ask_all(peers: Iterable[Peer], operation: Operation) -> list[Answer]:
