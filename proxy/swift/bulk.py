@@ -78,13 +78,16 @@ async def bulk_delete(service: Service, call: Call) -> Response:
 async def delete_all(service: Service, call: Call, names: Sequence[ObjectName]) -> Tally:
     """Delete each of the names, several at a time. What can't be deleted is told, and stops nothing."""
     limit = trio.CapacityLimiter(service.settings.bulk_delete_concurrency)
-    results: dict[ObjectName, str | None] = {}
+    results: dict[ObjectName, str | Exception | None] = {}
 
     async def delete(name: ObjectName) -> None:
         async with limit:
-            results[name] = await _delete_one(service, call, name)
+            try:
+                results[name] = await _delete_one(service, call, name)
+            except Exception as error:
+                results[name] = error
 
-    async with trio.open_nursery(strict_exception_groups=False) as nursery:
+    async with trio.open_nursery() as nursery:
         for name in dict.fromkeys(names):
             nursery.start_soon(delete, name)
     tally = Tally()
@@ -93,6 +96,8 @@ async def delete_all(service: Service, call: Call, names: Sequence[ObjectName]) 
             tally.deleted += 1
         elif problem is None:
             tally.missing += 1
+        elif isinstance(problem, Exception):
+            raise problem
         else:
             quoted = quote_name(b"/" + name.container + (b"/" + name.name if name.name else b""))
             tally.errors.append((quoted, problem))

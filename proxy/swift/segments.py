@@ -67,25 +67,28 @@ async def _look_up(
     service: Service, call: Call, entries: list[ManifestEntry]
 ) -> tuple[list[Segment], list[tuple[str, str]]]:
     """The segments that the entries mean, and what is wrong with which of them, both in the entries' order."""
-    found: dict[int, Segment | str] = {}
+    found: dict[int, Segment | str | Exception] = {}
     limit = trio.CapacityLimiter(service.settings.slo_concurrency)
 
     async def look_up(index: int, entry: ManifestEntry) -> None:
         async with limit:
             try:
                 info = await describe(service, call, ObjectName(call.account, entry.container, entry.name))
+                found[index] = checked_segment(entry, call.account, info)
             except (NoSuchObject, NoSuchContainer):
                 found[index] = f"404 {reason(404)}"
-            else:
-                found[index] = checked_segment(entry, call.account, info)
+            except Exception as error:
+                found[index] = error
 
-    async with trio.open_nursery(strict_exception_groups=False) as nursery:
+    async with trio.open_nursery() as nursery:
         for index, entry in enumerate(entries):
             nursery.start_soon(look_up, index, entry)
     segments: list[Segment] = []
     problems: list[tuple[str, str]] = []
     for index, entry in enumerate(entries):
         result = found[index]
+        if isinstance(result, Exception):
+            raise result
         if isinstance(result, str):
             problems.append((quote_name(entry.path.encode()), result))
         else:
