@@ -28,6 +28,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from time import gmtime, strftime
 from typing import Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -38,6 +39,8 @@ ALGORITHM: Final = b"AWS4-HMAC-SHA256"
 SKEW_S_MAX: Final = 15 * 60
 EXPIRES_S_MAX: Final = 7 * 24 * 3600
 KEYS_KEPT_MAX: Final = 4096
+REMEMBERED_MAX: Final = 512
+"""Parsed parts of recent requests, of each kind, that are remembered because the next request repeats them."""
 
 UNSIGNED: Final = "UNSIGNED-PAYLOAD"
 STREAMING_SIGNED: Final = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
@@ -130,33 +133,59 @@ def _bad_query(message: str) -> S3Error:
 
 
 def _claim_of_header(authorization: bytes, headers: Mapping[bytes, bytes]) -> Claim:
-    algorithm, _, rest = authorization.partition(b" ")
-    if algorithm != ALGORITHM:
-        raise S3Error("InvalidRequest", "The authorization mechanism you have provided is not supported.")
-    parts: dict[bytes, bytes] = {}
-    for part in rest.split(b","):
-        name, separator, value = part.strip().partition(b"=")
-        if not separator or name in parts:
-            raise _malformed("it must be Credential, SignedHeaders and Signature, separated by commas.")
-        parts[name] = value
-    for name in (b"Credential", b"SignedHeaders", b"Signature"):
-        if not parts.get(name):
-            raise _malformed(f"{name.decode()} is missing.")
-    if not _SIGNATURE.fullmatch(parts[b"Signature"]):
-        raise _malformed("the Signature must be 64 lower-case hexadecimal digits.")
-    try:
-        access_key, date, region = _split_credential(parts[b"Credential"])
-    except ValueError as error:
-        raise _malformed(str(error)) from None
+    fixed, separator, signature = authorization.rpartition(b"Signature=")
+    if not separator or not _SIGNATURE.fullmatch(signature):
+        # The rare order, or an error: all three parts as one would read them.
+        fixed, signature = _reordered(authorization)
+    access_key, date, region, signed_headers = _parse_fixed(fixed)
     amz_date, signed_s = _time_of_headers(headers)
     if not amz_date.startswith(date):
         raise _malformed(
             f'Invalid credential date "{date}". This date is not the same as X-Amz-Date: "{amz_date[:8]}".'
         )
     return Claim(
-        access_key, date, region, tuple(parts[b"SignedHeaders"].split(b";")), parts[b"Signature"],
-        amz_date, signed_s, _payload_of_headers(headers), None,
-    )  # fmt: skip
+        access_key, date, region, signed_headers, signature, amz_date, signed_s, _payload_of_headers(headers), None
+    )
+
+
+def _reordered(authorization: bytes) -> tuple[bytes, bytes]:
+    """A header whose Signature is not its last part: the header without it, and the signature."""
+    algorithm, _, rest = authorization.partition(b" ")
+    others = []
+    signatures = []
+    for part in rest.split(b","):
+        name, _, value = part.strip().partition(b"=")
+        if name == b"Signature":
+            signatures.append(value)
+        else:
+            others.append(part.strip())
+    if algorithm == ALGORITHM and len(signatures) != 1:
+        raise _malformed("Signature is missing." if not signatures else "there is more than one Signature.")
+    if algorithm == ALGORITHM and not _SIGNATURE.fullmatch(signatures[0]):
+        raise _malformed("the Signature must be 64 lower-case hexadecimal digits.")
+    return algorithm + b" " + b",".join(others) + b",", signatures[0] if signatures else b""
+
+
+@lru_cache(REMEMBERED_MAX)
+def _parse_fixed(fixed: bytes) -> tuple[str, str, str, tuple[bytes, ...]]:
+    """Access key, date, region and signed headers: what a client's header says again and again, before `Signature=`."""
+    algorithm, _, rest = fixed.partition(b" ")
+    if algorithm != ALGORITHM:
+        raise S3Error("InvalidRequest", "The authorization mechanism you have provided is not supported.")
+    parts: dict[bytes, bytes] = {}
+    for part in rest.rstrip(b", ").split(b","):
+        name, separator, value = part.strip().partition(b"=")
+        if not separator or name in parts:
+            raise _malformed("it must be Credential, SignedHeaders and Signature, separated by commas.")
+        parts[name] = value
+    for name in (b"Credential", b"SignedHeaders"):
+        if not parts.get(name):
+            raise _malformed(f"{name.decode()} is missing.")
+    try:
+        access_key, date, region = _split_credential(parts[b"Credential"])
+    except ValueError as error:
+        raise _malformed(str(error)) from None
+    return access_key, date, region, tuple(parts[b"SignedHeaders"].split(b";"))
 
 
 def _split_credential(credential: bytes) -> tuple[str, str, str]:
@@ -181,6 +210,7 @@ def _split_credential(credential: bytes) -> tuple[str, str, str]:
     return "/".join(key_parts), date, region
 
 
+@lru_cache(REMEMBERED_MAX)
 def parse_amz_date(text: bytes) -> int:
     """Seconds since 1970 of YYYYMMDDTHHMMSSZ. Raises ValueError."""
     match = _AMZ_DATE.fullmatch(text)
@@ -437,11 +467,7 @@ def check_signed_headers(claim: Claim, headers: Mapping[bytes, bytes]) -> None:
     unsigned = [
         name.decode("latin-1")
         for name in headers
-        if name not in signed
-        and (
-            name == b"host"
-            or (name.startswith(b"x-amz-") and not (claim.expires_s and name == b"x-amz-content-sha256"))
-        )
+        if name not in signed and name.startswith((b"x-amz-", b"host")) and _must_be_signed(name, claim)
     ]
     if unsigned or b"host" not in signed:
         raise S3Error(
@@ -449,6 +475,13 @@ def check_signed_headers(claim: Claim, headers: Mapping[bytes, bytes]) -> None:
             "There were headers present in the request which were not signed",
             fields=(("HeadersNotSigned", ", ".join(unsigned or ["host"])),),
         )
+
+
+def _must_be_signed(name: bytes, claim: Claim) -> bool:
+    """Of a header that begins with x-amz- or host. A presigned request's body need not have been known when signing."""
+    if name.startswith(b"x-amz-"):
+        return claim.expires_s is None or name != b"x-amz-content-sha256"
+    return name == b"host"
 
 
 def does_not_match(access_key: str, signature: bytes, to_sign: bytes, canonical: bytes | None) -> S3Error:
