@@ -1,28 +1,35 @@
-"""Rings from devices: what the operator's commands and `ringstead up` call."""
+"""A ring from devices in one call, for programs that make a cluster themselves.
+
+An operator's ring has a history (`ring.rebalance`, `ring.builder_files`); the ring that `ringstead up` gives a new data
+directory, and those of tests, have none. Both come from the same computation, and both are checked from nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ring.first_placement import first_placement
-from ring.quota import Tree, solve_quotas
+from ring.rebalance import make_plan, rebalance
 from ring.ring import Ring
-from ring.topology import Device, Topology
+from ring.topology import Device, Kind, Topology
+from ring.topology_file import Design, Settings
 
 
 def build_ring(
-    devices: Iterable[Device], part_power: int, replicas: float, seed: int, *, overload: float = 0.0, epoch: int = 1
+    devices: Iterable[Device],
+    part_power: int,
+    replicas: float,
+    seed: int,
+    *,
+    overload: float = 0.0,
+    kind: Kind = "disk",
+    epoch: int = 1,
 ) -> Ring:
-    """A ring of these devices, in one call; the same arguments give the same ring.
+    """A ring of these devices; the same arguments give the same ring.
 
-    `seed` becomes the ring's hash seed and decides the placement too. QuotaError if there are fewer devices of kind `disk`
-    with weight than replicas.
+    `seed` becomes the ring's hash seed and decides the placement too. Partitions are on devices of `kind`; others are
+    in the ring as well, for `Ring.walk`. TopologyError if a setting can't be; QuotaError if there are fewer such
+    devices with weight than replicas, RebalanceError if there is none.
     """
-    topology = Topology.of(devices)
-    part_count = 1 << part_power
-    tree = Tree.of([device for device in topology if device.kind == "disk"])
-    quotas = solve_quotas(tree, part_count, int(replicas * part_count), overload)
-    by_id: list[Device | None] = [None] * (max((device.id for device in topology), default=-1) + 1)
-    for device in topology:
-        by_id[device.id] = device
-    return Ring(part_power=part_power, seed=seed, epoch=epoch, devices=by_id, table=first_placement(quotas, seed))
+    settings = Settings(part_power, replicas, min_part_hours=0, overload=overload, seed=seed, kind=kind)
+    plan = make_plan(Design(settings, Topology.of(devices)), None, now_min=0)
+    return rebalance(plan, None, now_min=0, epoch=epoch).memory.ring

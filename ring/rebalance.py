@@ -142,8 +142,8 @@ def make_plan(design: Design, memory: Memory | None, now_min: int, seed: int | N
     return plan
 
 
-def rebalance(plan: Plan, memory: Memory | None, now_min: int) -> Rebalance:
-    """Carry out what is due of a plan."""
+def rebalance(plan: Plan, memory: Memory | None, now_min: int, epoch: int) -> Rebalance:
+    """Carry out what is due of a plan; the new ring has that epoch, which must be above all before it."""
     due = plan.due()
     table = np.where(due, plan.change.after, plan.change.before)
     moved_min = np.zeros(table.shape[1], dtype=np.uint32) if memory is None else memory.moved_min.copy()
@@ -153,7 +153,7 @@ def rebalance(plan: Plan, memory: Memory | None, now_min: int) -> Rebalance:
     ring = Ring(
         part_power=plan.design.settings.part_power,
         seed=plan.design.settings.seed,
-        epoch=1 if memory is None else memory.ring.epoch + 1,
+        epoch=epoch,
         devices=_without_unused(plan, table),
         table=table,
     )

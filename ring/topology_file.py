@@ -37,7 +37,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, TypeAlias, get_args
+from typing import Any, NamedTuple, TypeAlias, get_args
 
 from ring.ring import PART_POWER_MAX, REPLICA_COUNT_MAX, SEED_MAX
 from ring.topology import Device, Kind, Topology, TopologyError
@@ -113,11 +113,23 @@ class Design:
         return [device for device in self.topology if device.kind == self.settings.kind]
 
 
+class Text(NamedTuple):
+    """What a topology file says, and whether every line has its id."""
+
+    design: Design
+    numbered: bool
+
+
 def loads(text: str, known: Mapping[Place, int] | None = None) -> Design:
     """The design in this text. TopologyFileError says what is wrong, and where.
 
     `known` are the ids of devices that the memory knows, by their places; no new device gets one of them.
     """
+    return read(text, known).design
+
+
+def read(text: str, known: Mapping[Place, int] | None = None) -> Text:
+    """As `loads`, and whether every line has its id."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -132,7 +144,8 @@ def loads(text: str, known: Mapping[Place, int] | None = None) -> Design:
         rows = list(_rows(document.pop("region", {})))
         if document:
             raise TopologyFileError(f"there is no `{next(iter(document))}` in a topology file")
-        return Design(settings, Topology.of(_numbered(rows, known or {})))
+        design = Design(settings, Topology.of(_numbered(rows, known or {})))
+        return Text(design, all(row["id"] is not None for row in rows))
     except TopologyError as error:
         raise TopologyFileError(str(error)) from error
 
