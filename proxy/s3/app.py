@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 
+from proxy.checksums import HashPool
 from proxy.http.message import (
     BodyTimeout,
     BodyTooLarge,
@@ -55,7 +56,11 @@ SERVER = (b"server", b"Ringstead")
 
 
 class S3App:
-    """The S3 dialect of one process. `now_us` is the wall clock, `random_bytes` gives so many random bytes."""
+    """The S3 dialect of one process.
+
+    `pool` hashes large bodies (one of its own, if none is given), `now_us` is the wall clock in microseconds,
+    `random_bytes` gives so many random bytes.
+    """
 
     def __init__(
         self,
@@ -63,12 +68,13 @@ class S3App:
         identity: Identity,
         settings: S3Settings = S3Settings(),  # noqa: B008 (frozen)
         *,
+        pool: HashPool | None = None,
         now_us: Callable[[], int] = wall_clock_us,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._settings = settings
         self._registry = BucketRegistry(store, now_us)
-        self._authenticator = Authenticator(identity, settings, now_us)
+        self._authenticator = Authenticator(identity, settings, pool or HashPool(), now_us)
         self._posting = Posting(store, identity, self._registry, now_us)
         uploads = UploadStore(store, settings, now_us, random_bytes)
         buckets = Buckets(store, self._registry, uploads, settings)

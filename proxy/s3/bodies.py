@@ -21,3 +21,21 @@ class BytesBody:
         """All of it; then b""."""
         data, self._data = self._data, b""
         return data
+
+
+class EmptyBody:
+    """No bytes (a `BodySource`)."""
+
+    __slots__ = ()
+
+    @property
+    def length(self) -> int | None:
+        """None at all: 0."""
+        return 0
+
+    async def read(self) -> bytes:
+        """The end."""
+        return b""
+
+
+EMPTY_BODY = EmptyBody()

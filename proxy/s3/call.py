@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 from proxy.http.message import Request, Response
-from proxy.model import BodySource, Metadata
+from proxy.model import Metadata
+from proxy.s3.bodies import EmptyBody
 from proxy.s3.errors import S3Error
+from proxy.s3.payload import Payload
 from proxy.s3.xml import DocumentTooLong, MalformedDocument, parse_async, read_body
 from proxy.users import User
 
@@ -27,7 +29,6 @@ class Call:
         "bucket",
         "headers",
         "key",
-        "late_metadata",
         "operation",
         "parameters",
         "request",
@@ -42,8 +43,7 @@ class Call:
         bucket: bytes,
         key: bytes,
         parameters: Mapping[str, str],
-        body: BodySource,
-        late_metadata: Callable[[], Metadata] | None,
+        body: Payload | EmptyBody,
     ) -> None:
         self.request = request
         self.headers = request.headers
@@ -55,8 +55,16 @@ class Call:
         self.parameters = parameters
         self.body = body
         """The payload: framing removed, and checked against all that the client announced of it when read to its end."""
-        self.late_metadata = late_metadata
-        """The checksums of the body, once it is read."""
+
+    @property
+    def content_md5(self) -> bytes | None:
+        """What Content-MD5 says, 16 bytes."""
+        return self.body.content_md5 if isinstance(self.body, Payload) else None
+
+    @property
+    def late_metadata(self) -> Callable[[], Metadata] | None:
+        """Gives the checksums of the body, once it is read; None where it has none."""
+        return self.body.late_metadata if isinstance(self.body, Payload) and self.body.announced.algorithm else None
 
     @property
     def bucket_text(self) -> str:

@@ -8,7 +8,6 @@ Source: API_DeleteObjects of the Amazon S3 API Reference.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
@@ -19,7 +18,7 @@ from proxy.s3.concurrency import for_each
 from proxy.s3.errors import S3Error, from_store_error
 from proxy.s3.listing import no_such_version
 from proxy.s3.names import check_key
-from proxy.s3.objects import content_md5
+from proxy.s3.payload import Payload
 from proxy.s3.settings import DELETE_KEYS_MAX, XML_LONG_BODY_BYTES_MAX, S3Settings
 from proxy.s3.xml import (
     CONTENT_TYPE,
@@ -108,8 +107,7 @@ def parse_delete(root: Element) -> tuple[bool, list[Deletion]]:
 
 async def _verified_body(call: Call) -> bytes:
     """The body, which must carry a digest: what it says cannot be undone."""
-    md5 = content_md5(call.headers.get(b"content-md5"))
-    if md5 is None and not _has_checksum(call):
+    if call.content_md5 is None and not _has_checksum(call):
         raise S3Error(
             "InvalidRequest", "Missing required header for this request: Content-MD5 OR x-amz-checksum-*", close=True
         )
@@ -119,16 +117,11 @@ async def _verified_body(call: Call) -> bytes:
         raise S3Error("MaxMessageLengthExceeded", close=True) from None
     if not text:
         raise S3Error("MissingRequestBodyError")
-    if md5 is not None and hashlib.md5(text, usedforsecurity=False).digest() != md5:
-        raise S3Error("BadDigest")
     return text
 
 
 def _has_checksum(call: Call) -> bool:
-    headers = call.headers
-    if b"x-amz-trailer" in headers:
-        return True
-    return any(name.startswith(b"x-amz-checksum-") for name in headers)
+    return isinstance(call.body, Payload) and call.body.announced.algorithm != ""
 
 
 def _row(deletion: Deletion, error: S3Error | None, quiet: bool) -> str:

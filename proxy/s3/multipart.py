@@ -27,7 +27,7 @@ from proxy.s3.digests import DigestingBody, default_type, possible_types, reques
 from proxy.s3.errors import S3Error, invalid_argument
 from proxy.s3.headers import object_metadata
 from proxy.s3.listing import count_parameter, owner_element, text_parameter, url_encoding
-from proxy.s3.objects import DEGRADED, check_length, checksum_headers, content_md5, part_number_parameter
+from proxy.s3.objects import DEGRADED, check_length, checksum_headers, part_number_parameter
 from proxy.s3.ranges import parse_copy_range
 from proxy.s3.settings import COPY_BYTES_MAX, PART_NUMBER_MAX, S3Settings
 from proxy.s3.upload_names import initiated_us, parts_container, split_marker
@@ -110,7 +110,7 @@ class Multipart:
         """UploadPart."""
         number = _part_number(call)
         check_length(call)
-        md5 = content_md5(call.headers.get(b"content-md5"))
+        md5 = call.content_md5
         upload = await self.upload_of(call)
         given = request_algorithm(call.headers)
         if given and upload.algorithm and given != upload.algorithm:

@@ -44,6 +44,11 @@ def split_target(host: bytes | None, path: bytes, suffixes: tuple[str, ...]) -> 
     return decode_bucket(path[1:slash]), decode_key(path[slash + 1 :])
 
 
+def host_bucket(host: bytes | None, suffixes: tuple[str, ...]) -> bytes | None:
+    """The bucket that the host names; None where the path must tell."""
+    return None if host is None else _bucket_of_host(host, suffixes) or None
+
+
 @lru_cache(maxsize=1024)
 def _bucket_of_host(host: bytes, suffixes: tuple[str, ...]) -> bytes:
     """The bucket in a Host header; b"" where it names the service (or something else) and the path must tell."""

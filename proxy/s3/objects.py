@@ -17,8 +17,6 @@ Invariants:
 
 from __future__ import annotations
 
-import base64
-import binascii
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -145,7 +143,7 @@ class Objects:
             content_type,
             metadata,
             write_conditions(headers),
-            content_md5(headers.get(b"content-md5")),
+            call.content_md5,
             call.late_metadata,
         )
         info = await self._store.put_object(call.account, call.bucket, call.key, call.body, request)
@@ -223,19 +221,6 @@ def check_length(call: Call) -> None:
             fields=(("ProposedSize", str(length)), ("MaxSizeAllowed", str(OBJECT_SIZE_BYTES_MAX))),
             close=True,
         )
-
-
-def content_md5(value: bytes | None) -> bytes | None:
-    """The digest in Content-MD5. Raises InvalidDigest."""
-    if value is None:
-        return None
-    try:
-        digest = base64.b64decode(value, validate=True)
-    except binascii.Error:
-        digest = b""
-    if len(digest) != 16:
-        raise S3Error("InvalidDigest", fields=(("Content-MD5", value.decode("latin-1")),))
-    return digest
 
 
 def checksum_headers(metadata: Metadata) -> HeaderList:

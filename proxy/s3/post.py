@@ -134,7 +134,7 @@ def _required(fields: Mapping[str, str], name: str) -> str:
     """A field that must be there and not be empty. Raises InvalidArgument."""
     value = fields.get(name)
     if not value:
-        message = f"Bucket POST must contain a field named '{name}'. If it is specified, please check the order of the fields."
+        message = f"Bucket POST must contain a field named '{name}', before the file."
         raise invalid_argument(name, "", message)
     return value
 
