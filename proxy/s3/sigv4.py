@@ -181,6 +181,8 @@ def _parse_fixed(fixed: bytes) -> tuple[str, str, str, tuple[bytes, ...]]:
     for name in (b"Credential", b"SignedHeaders"):
         if not parts.get(name):
             raise _malformed(f"{name.decode()} is missing.")
+    if len(parts) != 2:
+        raise _malformed("it must be Credential, SignedHeaders and Signature, and nothing else.")
     try:
         access_key, date, region = _split_credential(parts[b"Credential"])
     except ValueError as error:
@@ -228,15 +230,15 @@ def _time_of_headers(headers: Mapping[bytes, bytes]) -> tuple[str, int]:
     try:
         if given is not None:
             return given.decode("latin-1"), parse_amz_date(given)
-        given = headers[b"date"]
+        given = headers.get(b"date", b"")
+        if _AMZ_DATE.fullmatch(given):
+            return given.decode("ascii"), parse_amz_date(given)
         moment = parsedate_to_datetime(given.decode("latin-1"))
         if moment.tzinfo is None:
             raise ValueError("no time zone")
         seconds = int(moment.timestamp())
         return format_amz_date(seconds), seconds
-    except (KeyError, ValueError, OverflowError):
-        if given is not None and _AMZ_DATE.fullmatch(given):
-            return given.decode("ascii"), parse_amz_date(given)
+    except (ValueError, OverflowError):
         raise S3Error("AccessDenied", "AWS authentication requires a valid Date or x-amz-date header") from None
 
 
