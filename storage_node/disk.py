@@ -168,7 +168,7 @@ def fallocate_keep_size(fd: int, offset: int, length: int) -> None:
             raise OSError(number, os.strerror(number))
 
 
-def write_all(disk: Disk, fd: int, buffers: list[bytes], offset: int) -> None:
+def write_all(disk: Disk, fd: int, buffers: Sequence[bytes | bytearray | memoryview], offset: int) -> None:
     """Write every buffer, one behind the other; raises OSError when not all of it could be written."""
     index = 0
     while index < len(buffers):

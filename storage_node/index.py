@@ -9,8 +9,9 @@ Idea: one unnamed database for each environment, keys told apart by their first 
     10..12 hash name                a row of that catalog (rows.py; 18..1a for names that do not fit a key)
     20 blob id                      -> hash of the object that owns the blob
     30 space chunk                  digests (index only)
-    40                              the state that goes with a checkpoint (index) or the log's position (recent)
-    41                              statistics (recent only)
+    40                              the state that goes with a checkpoint (index only)
+    41                              the log's position that all of this stands for
+    42                              statistics (recent only)
 
 Values of 00..12 begin with the place of the record that they were made of (segment, offset, length), so compaction can
 replace a place without knowing what it is the place of; then a fixed struct, then key, metadata or payload. In `recent` an
@@ -41,7 +42,10 @@ LONG_ROW_TAG = 0x18
 BLOB_TAG = b"\x20"
 DIGEST_TAG = 0x30
 STATE_KEY = b"\x40"
-STATISTICS_KEY = b"\x41"
+POSITION_KEY = b"\x41"
+POSITION = Struct("<II")
+"""Segment and offset."""
+STATISTICS_KEY = b"\x42"
 REMOVED = b""
 """In `recent`: the index's value is no more."""
 

@@ -26,6 +26,7 @@ comes later, so the writer goes on in a new segment).
 from __future__ import annotations
 
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from struct import Struct
@@ -46,8 +47,8 @@ WINDOW_BYTES = 1 << 20
 SEGMENT_NUMBER_MAX = (1 << 32) - 1
 
 
-class SegmentGone(Exception):
-    """The segment was compacted away since its number was read: look the record up again."""
+class PlaceGone(Exception):
+    """The file was removed since the index was read (compacted, or replaced): look it up again."""
 
 
 class Position(NamedTuple):
@@ -103,11 +104,11 @@ class OpenSegment(NamedTuple):
 
 
 def open_segment(disk: Disk, directory: str, number: int, uuid: bytes) -> OpenSegment:
-    """Open and verify a segment. Raises SegmentGone, CorruptData, OSError."""
+    """Open and verify a segment. Raises PlaceGone, CorruptData, OSError."""
     try:
         fd = disk.open(f"{directory}/{segment_name(number)}", READ)
     except FileNotFoundError:
-        raise SegmentGone(number) from None
+        raise PlaceGone(number) from None
     try:
         return OpenSegment(number, fd, unpack_segment_header(disk.pread(fd, SEGMENT_HEADER_BYTES, 0), number, uuid))
     except BaseException:
@@ -128,7 +129,7 @@ class SegmentCache:
         """The one asked for last: most reads are of what was written lately, and compare one number."""
 
     def get(self, number: int) -> OpenSegment:
-        """An open segment. Raises SegmentGone, CorruptData, OSError."""
+        """An open segment. Raises PlaceGone, CorruptData, OSError."""
         found = self._open.get(number)
         if found is None:
             found = open_segment(self._disk, self._directory, number, self._uuid)
@@ -173,6 +174,7 @@ class LogWriter:
         self._uuid = uuid
         self._segment_bytes = segment_bytes
         self._random_bytes = random_bytes
+        self._creating = threading.Lock()
         self._prepared: tuple[int, int, int] | None = None
         self.next_number = next_number
         self.number = -1
@@ -191,27 +193,32 @@ class LogWriter:
 
     @property
     def wants_segment(self) -> bool:
-        """More than half of this segment is written and the next is not there yet: see prepare_segment."""
+        """More than half of this segment is written and the next is not there yet: see prepare_ahead."""
         return self._prepared is None and self.fd >= 0 and self.offset * 2 > self._segment_bytes
 
     def prepare(self) -> None:
         """See that there is a segment with room. Raises OSError (the log is then as before)."""
         if self.fd >= 0 and self.offset < self._segment_bytes:
             return
-        if self.fd >= 0 and self.durable < self.offset:
-            # Only a synced segment may be followed by another one; batches of it may still be on their way.
-            self._disk.fdatasync(self.fd)
-            self.durable = self.offset
-        number, fd, seed = self._prepared or self.create_segment()
-        self._prepared = None
+        # Only a synced segment may be followed by another one; one batch is under way at a time, so this one is.
+        assert self.fd < 0 or self.durable == self.offset
+        with self._creating:
+            number, fd, seed = self._prepared or self._create_segment()
+            self._prepared = None
+            self.next_number = number + 1
         if self.fd >= 0:
             self._disk.close(self.fd)
-        self.next_number = number + 1
         self.number, self.fd, self.seed = number, fd, seed
         self.offset = self.durable = SEGMENT_HEADER_BYTES
 
-    def create_segment(self) -> tuple[int, int, int]:
-        """Make the next segment's file, durably: (number, fd, seed). May run in another thread; blocks."""
+    def prepare_ahead(self) -> None:
+        """Make the next segment's file before it is needed. May run in another thread; blocks. Raises OSError."""
+        with self._creating:
+            if self._prepared is None:
+                self._prepared = self._create_segment()
+
+    def _create_segment(self) -> tuple[int, int, int]:
+        """Make the next segment's file, durably: (number, fd, seed)."""
         number = self.next_number
         assert number <= SEGMENT_NUMBER_MAX
         path = f"{self._directory}/{segment_name(number)}"
@@ -226,14 +233,6 @@ class LogWriter:
             self._disk.unlink(path)
             raise
         return number, fd, seed
-
-    def take_prepared(self, prepared: tuple[int, int, int]) -> None:
-        """Hand over what create_segment made ahead of its need; thrown away if prepare() was quicker."""
-        number, fd, _ = prepared
-        if number == self.next_number and self._prepared is None:
-            self._prepared = prepared
-        else:
-            self._disk.close(fd)
 
     def append(self, records: list[bytes], length: int) -> None:
         """Write a batch of `length` bytes at `offset`.
@@ -289,8 +288,10 @@ class Scan:
 
     def record_at(self, offset: int) -> Record | None:
         """The verified record at `offset`, or None."""
-        length = stated_length(self._bytes(offset, HEADER_BYTES))
-        if not length or offset + length > self.size:
+        header = self._bytes(offset, HEADER_BYTES)
+        length = stated_length(header)
+        # What states another offset is not read whole: an object may hold a great many false headers.
+        if not length or offset + length > self.size or int.from_bytes(header[16:20], "little") != offset:
             return None
         raw = self._bytes(offset, length)
         return decode(raw) if verified(raw, self._segment.seed, offset) else None

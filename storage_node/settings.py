@@ -41,6 +41,9 @@ class DeviceSettings:
     compaction_slice_bytes: int = 1 * MIB
     """Log bytes that one step of compaction moves at most (or one record, if that is longer)."""
 
+    compaction_bytes_per_s: int = 64 * MIB
+    """Live log bytes that compaction moves in a second; 0: as fast as it can."""
+
     lock_lease_ms_max: int = 60_000
     """Longest lease that a LockObject is given."""
     lock_count_max: int = 100_000

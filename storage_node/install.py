@@ -1,0 +1,230 @@
+"""Putting a record's state in place of the one before: shared by live operations, replay and compaction.
+
+Problem: counters, digests, totals and live bytes must come out exactly the same whether an operation is decided live or its
+record is replayed after a crash. Two pieces of code for that would drift apart.
+
+Idea: whatever makes a record (or reads one from the log) calls `install_entry`, `install_row` or changes a loaded catalog.
+They compute what the old state contributed, take it out, and put the new one in; all of it goes to a Batch.
+
+Invariants: a lookup sees the batch's own writes, then `recent`, then `index`.
+Each of 00..02 and 10..1a has one record; its length counts as live in its segment, nothing else does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from storage_node import rows
+from storage_node.batch import Batch, LoadedCatalog
+from storage_node.digest import catalog_digest, entry_digest, row_digest
+from storage_node.index import (
+    BLOB_REFERENCE,
+    BLOB_TAG,
+    ENTRY_BYTES,
+    PLACE,
+    REMOVED,
+    SPACE_TAGS,
+    IndexedCatalog,
+    decode_catalog,
+    pack_entry,
+    pack_row,
+    unpack_entry,
+    unpack_row,
+)
+from storage_node.operations import Space
+from storage_node.record import BLOB, TOMBSTONE
+
+if TYPE_CHECKING:
+    from storage_node.view import View
+
+_unpack_place = PLACE.unpack_from
+_pack_place = PLACE.pack
+
+
+class Installer:
+    """Changes of state, gathered in `batch`."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.batch = Batch(0)
+
+    def lookup(self, key: bytes) -> bytes | None:
+        """The newest value of an index key, None if there is none."""
+        value = self.batch.writes.get(key)
+        if value is None:
+            view = self.view
+            value = view.recent.get(key)
+            if value is None:
+                value = view.index.get(key)
+        return value or None
+
+    def count_live(self, segment: int, length: int) -> None:
+        """`length` more live bytes in a segment (fewer, if negative)."""
+        live = self.batch.live
+        live[segment] = live.get(segment, 0) + length
+
+    # ----------------------------------------------------------------------------------------------------------- objects
+
+    def install_entry(
+        self,
+        hash_: bytes,
+        old: bytes | None,
+        place: tuple[int, int, int],
+        kind: int,
+        flags: int,
+        timestamp: int,
+        meta_timestamp: int,
+        size: int,
+        key: bytes,
+        meta: bytes,
+        blob_id: bytes = b"",
+        blob_checksum: int = 0,
+    ) -> None:
+        """Let an object's entry be this. `old` is its value before, or None."""
+        batch = self.batch
+        counters = batch.counters
+        segment, offset, length = place
+        digest = entry_digest(hash_, timestamp, meta_timestamp, kind == TOMBSTONE)
+        if old is not None:
+            old_segment, _, old_length, old_kind, _, _, old_timestamp, old_meta_timestamp, old_size = unpack_entry(old)
+            self.count_live(old_segment, -old_length)
+            digest ^= entry_digest(hash_, old_timestamp, old_meta_timestamp, old_kind == TOMBSTONE)
+            if old_kind == TOMBSTONE:
+                counters.tombstones -= 1
+            else:
+                counters.objects -= 1
+                if old_kind == BLOB:
+                    self._free_blob(old[ENTRY_BYTES : ENTRY_BYTES + 16], old_size, blob_id)
+        self.count_live(segment, length)
+        value = pack_entry(segment, offset, length, kind, flags, len(key), timestamp, meta_timestamp, size)
+        if kind == TOMBSTONE:
+            counters.tombstones += 1
+        else:
+            counters.objects += 1
+            if kind == BLOB:
+                counters.blobs += 1
+                counters.blob_bytes += size
+                value += BLOB_REFERENCE.pack(blob_id, blob_checksum)
+                batch.writes[BLOB_TAG + blob_id] = hash_
+        batch.toggles.append((0, hash_[0] << 8 | hash_[1], digest))
+        batch.writes[b"\x00" + hash_] = value + key + meta
+
+    def _free_blob(self, blob_id: bytes, size: int, kept: bytes) -> None:
+        self.batch.counters.blobs -= 1
+        self.batch.counters.blob_bytes -= size
+        if blob_id != kept:
+            self.batch.writes[BLOB_TAG + blob_id] = REMOVED
+            self.batch.freed_blobs.append(blob_id)
+
+    # ---------------------------------------------------------------------------------------------------------- catalogs
+
+    def load_catalog(self, space: int, hash_: bytes, key: bytes = b"") -> LoadedCatalog | None:
+        """The catalog as this batch has it so far; None if there is none.
+
+        One that was made by replayed rows alone, its own record lost, has no key yet and takes `key`.
+        """
+        index_key = SPACE_TAGS[space] + hash_
+        loaded = self.batch.catalogs.get(index_key)
+        if loaded is None:
+            value = self.lookup(index_key)
+            if value is None:
+                return None
+            found = decode_catalog(value)
+            digest = catalog_digest(hash_, found.created, found.deleted, found.digest, found.meta)
+            loaded = LoadedCatalog(found, space, hash_, index_key, digest)
+            self.batch.catalogs[index_key] = loaded
+        if not loaded.catalog.key:
+            loaded.catalog.key = key
+        return loaded
+
+    def new_catalog(self, space: int, hash_: bytes, key: bytes) -> LoadedCatalog:
+        """A catalog that was not there before, still without state."""
+        index_key = SPACE_TAGS[space] + hash_
+        loaded = LoadedCatalog(IndexedCatalog(key), space, hash_, index_key, 0)
+        self.batch.catalogs[index_key] = loaded
+        return loaded
+
+    def install_catalog(
+        self, loaded: LoadedCatalog, place: tuple[int, int, int], created: int, deleted: int, touched: int, meta: bytes
+    ) -> None:
+        """Let a catalog's own state be this; its totals stay."""
+        found = loaded.catalog
+        if found.length:
+            self.count_live(found.segment, -found.length)
+        found.segment, found.offset, found.length = place
+        self.count_live(found.segment, found.length)
+        found.created, found.deleted, found.touched, found.meta = created, deleted, touched, meta
+        loaded.changed = True
+
+    def finish_catalogs(self) -> None:
+        """Write the changed catalogs of the batch: once, however many rows they were given."""
+        batch = self.batch
+        for loaded in batch.catalogs.values():
+            if not loaded.changed:
+                continue
+            found = loaded.catalog
+            digest = catalog_digest(loaded.hash, found.created, found.deleted, found.digest, found.meta)
+            batch.toggles.append((loaded.space, loaded.hash[0] << 8 | loaded.hash[1], digest ^ loaded.digest_before))
+            batch.writes[loaded.index_key] = found.encode()
+            change = found.live - loaded.live_before
+            if loaded.space == Space.CONTAINER:
+                batch.counters.containers += change
+            else:
+                batch.counters.accounts += change
+        batch.catalogs = {}
+
+    # -------------------------------------------------------------------------------------------------------------- rows
+
+    def install_row(
+        self,
+        loaded: LoadedCatalog,
+        index_key: bytes,
+        old: bytes | None,
+        place: tuple[int, int, int],
+        deleted: int,
+        name: bytes,
+        timestamp: int,
+        sub_timestamp: int,
+        object_count: int,
+        size_bytes: int,
+        payload: bytes,
+    ) -> None:
+        """Let a row be this, and its catalog's totals accordingly."""
+        batch = self.batch
+        found = loaded.catalog
+        loaded.changed = True
+        segment, offset, length = place
+        digest = row_digest(name, timestamp, sub_timestamp, deleted)
+        if old is not None:
+            old_segment, _, old_length, old_flags, old_timestamp, old_sub, old_count, old_size = unpack_row(old)
+            self.count_live(old_segment, -old_length)
+            digest ^= row_digest(name, old_timestamp, old_sub, old_flags & 1)
+            if not old_flags & 1:
+                found.row_count -= 1
+                found.object_count -= old_count
+                found.size_bytes -= old_size
+                batch.counters.rows -= 1
+        elif len(name) > rows.PIECE_BYTES:
+            base = rows.row_base(loaded.space, loaded.hash)
+            for pointer in rows.pointer_keys(base, name):
+                batch.writes[pointer] = rows.POINTER
+        self.count_live(segment, length)
+        if not deleted:
+            found.row_count += 1
+            found.object_count += object_count
+            found.size_bytes += size_bytes
+            batch.counters.rows += 1
+        found.digest ^= digest
+        found.newest_row = max(found.newest_row, timestamp, sub_timestamp)
+        batch.writes[index_key] = (
+            pack_row(segment, offset, length, deleted, timestamp, sub_timestamp, object_count, size_bytes) + payload
+        )
+
+    # -------------------------------------------------------------------------------------------------------- compaction
+
+    def install_copy(self, index_key: bytes, old: bytes, place: tuple[int, int, int]) -> None:
+        """Let a value point at a copy of its record."""
+        segment, _, length = _unpack_place(old)
+        self.count_live(segment, -length)
+        self.count_live(place[0], place[2])
+        self.batch.writes[index_key] = _pack_place(*place) + old[PLACE.size :]

@@ -1,0 +1,382 @@
+"""Recovery: from whatever a crash left to an index that is exactly the log.
+
+Problem: when a device is opened the index is as of its last checkpoint, at log position P; what came since is in the log,
+whole, torn at its end, or damaged.
+
+Idea: read the log from P, put each record in place by the same code that live operations use (install.py), and commit the
+result to the index with the new position, in pieces of PIECE_RECORDS, so that a long log takes no more memory than a short
+one and a crash in the middle begins where the last piece ended. `recent` is empty afterwards: emptied in one transaction
+where it can be believed (same boot, same file), so that readers in other processes see no gap; else made anew.
+
+Replay follows the order of the log. A record that is older than what is there is dead; one that is equal is a copy that
+compaction made, and its place counts. Catalog records each hold the whole state, so the later one wins; rows whose
+catalog is not there yet (in an index that is rebuilt from nothing) wait in a catalog without a record.
+
+What is done with bytes that do not verify is decided by log.Scan: a torn end is cut off, damage is noted and kept. An index
+that is gone or can't be opened is made again from the whole log.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import lmdb
+
+from storage_node.batch import Batch
+from storage_node.blob import BLOB_ID_BYTES
+from storage_node.disk import WRITE, Disk
+from storage_node.errors import CorruptData
+from storage_node.identity import Layout
+from storage_node.index import (
+    POSITION,
+    POSITION_KEY,
+    REMOVED,
+    SPACE_TAGS,
+    OpenEnvironment,
+    decode_entry,
+    open_index,
+    unpack_row,
+)
+from storage_node.install import Installer
+from storage_node.log import (
+    SEGMENT_HEADER_BYTES,
+    Position,
+    Scan,
+    list_segments,
+    open_segment,
+    segment_name,
+)
+from storage_node.record import BLOB, CATALOG, ROW, Record
+from storage_node.rows import row_base, row_key
+from storage_node.state import Damage, State, load_state
+
+if TYPE_CHECKING:
+    from storage_node.settings import DeviceSettings
+    from storage_node.view import View
+
+PIECE_RECORDS = 20_000
+
+
+class NoTransaction:
+    """Stands for an environment that holds nothing."""
+
+    def get(self, key: bytes) -> None:
+        """Nothing."""
+
+
+class Recovered(NamedTuple):
+    """What recovery hands to the device."""
+
+    index_env: OpenEnvironment
+    state: State
+    next_segment: int
+    replayed: int
+    """Records read from the log."""
+    notes: list[str]
+    """What was found that an operator should know."""
+
+
+def record_key(record: Record) -> bytes:
+    """The index key that a record is the state of."""
+    if record.kind == ROW:
+        return row_key(row_base(record.space, record.hash), record.key)
+    if record.kind == CATALOG:
+        return SPACE_TAGS[record.space] + record.hash
+    return b"\x00" + record.hash
+
+
+class Replayer(Installer):
+    """Puts records in place."""
+
+    def replay(self, segment: int, record: Record) -> None:
+        """One record of the log, in the log's order. Raises CorruptData for one that verifies and makes no sense."""
+        place = (segment, record.offset, record.length)
+        if record.kind == ROW:
+            self._replay_row(place, record)
+        elif record.kind == CATALOG:
+            self._replay_catalog(place, record)
+        else:
+            self._replay_entry(place, record)
+
+    def _replay_entry(self, place: tuple[int, int, int], record: Record) -> None:
+        old = self.lookup(b"\x00" + record.hash)
+        if old is not None:
+            item = decode_entry(old)
+            versions = (record.timestamp, record.timestamp_2)
+            if (item.timestamp, item.meta_timestamp) > versions:
+                return
+        blob_id, checksum = b"", 0
+        if record.kind == BLOB:
+            blob_id, checksum = record.data, record.extra
+            if len(blob_id) != BLOB_ID_BYTES:
+                raise CorruptData(f"a blob id of {len(blob_id)} bytes")
+        self.install_entry(
+            record.hash,
+            old,
+            place,
+            record.kind,
+            record.flags,
+            record.timestamp,
+            record.timestamp_2,
+            record.size,
+            record.key,
+            record.meta,
+            blob_id,
+            checksum,
+        )
+
+    def _replay_catalog(self, place: tuple[int, int, int], record: Record) -> None:
+        if record.space not in (1, 2):
+            raise CorruptData(f"a catalog in space {record.space}")
+        loaded = self.load_catalog(record.space, record.hash)
+        if loaded is None:
+            loaded = self.new_catalog(record.space, record.hash, record.key)
+        loaded.catalog.key = record.key
+        self.install_catalog(loaded, place, record.timestamp, record.timestamp_2, record.size, record.meta)
+
+    def _replay_row(self, place: tuple[int, int, int], record: Record) -> None:
+        if record.space not in (1, 2):
+            raise CorruptData(f"a row in space {record.space}")
+        loaded = self.load_catalog(record.space, record.hash)
+        if loaded is None:
+            loaded = self.new_catalog(record.space, record.hash, b"")
+        index_key = row_key(row_base(record.space, record.hash), record.key)
+        old = self.lookup(index_key)
+        if old is not None:
+            _, _, _, _, timestamp, sub_timestamp, _, _ = unpack_row(old)
+            if (timestamp, sub_timestamp) > (record.timestamp, record.timestamp_2):
+                return
+        self.install_row(
+            loaded,
+            index_key,
+            old,
+            place,
+            record.flags & 1,
+            record.key,
+            record.timestamp,
+            record.timestamp_2,
+            record.extra,
+            record.size,
+            record.meta,
+        )
+
+
+class Recovery:
+    """One recovery: `run` once."""
+
+    def __init__(self, disk: Disk, layout: Layout, uuid: bytes, settings: DeviceSettings, view: View) -> None:
+        self._disk = disk
+        self._layout = layout
+        self._uuid = uuid
+        self._settings = settings
+        self._view = view
+        self._replayer = Replayer(view)
+        self._state = State()
+        self._index_env: OpenEnvironment | None = None
+        self._replayed = 0
+        self._in_piece = 0
+        self._damaged = False
+        """Damage was noted that the index does not know of yet."""
+        self._rebuilding = False
+        """There is no checkpoint to begin from: segments that compaction removed are no gaps."""
+        self._notes: list[str] = []
+
+    def run(self, durable: Position | None, cut: Position | None) -> Recovered:
+        """Bring the index up to the log.
+
+        `durable`: a position up to which the log is known to have been synced. `cut`: after a failed sync, the end of
+        what may be believed. Raises DeviceDamaged, OSError, lmdb.Error.
+        """
+        env = self._open_index()
+        try:
+            self._view.recent = NoTransaction()  # type: ignore[assignment]
+            self._view.index = env.env.begin()
+            self._replay_all(durable, cut)
+            self._commit_piece()
+        except BaseException:
+            env.close()
+            raise
+        finally:
+            self._view.index.abort()
+        numbers = list_segments(self._disk, self._layout.log)
+        position = self._state.position
+        next_segment = max([position.segment, *numbers, *self._state.size], default=-1) + 1
+        return Recovered(env, self._state, next_segment, self._replayed, self._notes)
+
+    def _open_index(self) -> OpenEnvironment:
+        path = self._layout.index_env
+        known = Path(path, "data.mdb").exists()
+        try:
+            env = open_index(path, self._settings.index_map_bytes, writable=True, durable=True)
+        except lmdb.Error as error:
+            if not known or isinstance(error, (lmdb.MapFullError, lmdb.ReadersFullError, lmdb.LockError)):
+                raise
+            self._notes.append(f"the index can't be opened ({error}): made again from the log")
+            shutil.rmtree(path)
+            env = open_index(path, self._settings.index_map_bytes, writable=True, durable=True)
+        self._disk.sync_directory(path)
+        self._disk.sync_directory(self._layout.root)
+        self._index_env = env
+        try:
+            with env.env.begin() as txn:
+                found = load_state(txn)
+                self._state = found or State()
+                self._rebuilding = found is None
+        except BaseException:
+            env.close()
+            raise
+        return env
+
+    # -------------------------------------------------------------------------------------------------------- the log
+
+    def _replay_all(self, durable: Position | None, cut: Position | None) -> None:
+        position = self._state.position
+        numbers = list_segments(self._disk, self._layout.log)
+        self._drop_leftovers([number for number in numbers if number < position.segment])
+        numbers = [number for number in numbers if number >= position.segment]
+        if self._state.size.get(position.segment) and position.segment not in numbers:
+            self._note_damage(position.segment, position.offset, position.offset, "the segment is missing")
+        with_records = [number for number in numbers if self._has_records(number)]
+        for number in numbers:
+            self._note_gap_before(number, position, numbers)
+            start = position.offset if number == position.segment else SEGMENT_HEADER_BYTES
+            followed = any(later > number for later in with_records)
+            known = durable.offset if durable is not None and durable.segment == number else 0
+            if durable is not None and durable.segment > number:
+                followed = True
+            stop = cut.offset if cut is not None and cut.segment == number else None
+            if cut is not None and number > cut.segment:
+                stop = SEGMENT_HEADER_BYTES
+            self._replay_segment(number, start, followed, known, stop)
+
+    def _drop_leftovers(self, numbers: list[int]) -> None:
+        """Segments that were given up before the last checkpoint, and whose removal a crash undid."""
+        for number in numbers:
+            if number not in self._state.size:
+                self._disk.unlink(f"{self._layout.log}/{segment_name(number)}")
+
+    def _note_gap_before(self, number: int, position: Position, numbers: list[int]) -> None:
+        if not self._rebuilding and number - 1 > position.segment and number - 1 not in numbers:
+            self._note_damage(number - 1, 0, 0, "the segment is missing")
+
+    def _has_records(self, number: int) -> bool:
+        try:
+            segment = open_segment(self._disk, self._layout.log, number, self._uuid)
+        except CorruptData:
+            return False
+        try:
+            scan = Scan(self._disk, segment)
+            return scan.record_at(scan.position) is not None or scan.next_record() is not None
+        finally:
+            self._disk.close(segment.fd)
+
+    def _replay_segment(self, number: int, start: int, followed: bool, known: int, stop: int | None) -> None:
+        """Replay one segment. `followed`: a later one holds records, so this one was synced to its end."""
+        try:
+            segment = open_segment(self._disk, self._layout.log, number, self._uuid)
+        except CorruptData as error:
+            if followed or known:
+                self._note_damage(number, 0, 0, str(error))
+            else:
+                # Made, but its header never reached the disk: nothing can have been written behind it.
+                self._disk.unlink(f"{self._layout.log}/{segment_name(number)}")
+            return
+        try:
+            scan = Scan(self._disk, segment, start)
+            while True:
+                for record in scan.records():
+                    if stop is not None and record.offset + record.length > stop:
+                        scan.position = record.offset
+                        break
+                    self._replay_record(number, record)
+                if stop is not None and scan.position >= stop:
+                    self._cut(number, scan.position)
+                    return
+                if scan.position >= scan.size or (scan.only_zeros_left() and not followed and known <= scan.position):
+                    self._end_of_segment(number, scan.position, scan.size)
+                    return
+                gap = scan.find_end(scan.size if followed else known)
+                if not gap.damaged:
+                    self._notes.append(f"segment {number}: {gap.stop - gap.start} bytes of an unfinished write cut off")
+                    self._cut(number, gap.start)
+                    return
+                self._note_damage(number, gap.start, gap.stop, "bytes that were durable do not verify")
+                scan.position = gap.stop
+        finally:
+            self._disk.close(segment.fd)
+
+    def _end_of_segment(self, number: int, position: int, size: int) -> None:
+        if size > position or position == SEGMENT_HEADER_BYTES:
+            self._cut(number, position)
+        else:
+            self._at(number, position)
+
+    def _cut(self, number: int, offset: int) -> None:
+        """End a segment here for good; one without records is removed."""
+        path = f"{self._layout.log}/{segment_name(number)}"
+        if offset <= SEGMENT_HEADER_BYTES:
+            self._disk.unlink(path)
+            self._disk.sync_directory(self._layout.log)
+            return
+        fd = self._disk.open(path, WRITE)
+        try:
+            if self._disk.size(fd) > offset:
+                self._disk.ftruncate(fd, offset)
+                self._disk.fdatasync(fd)
+        finally:
+            self._disk.close(fd)
+        self._at(number, offset)
+
+    def _note_damage(self, number: int, start: int, stop: int, what: str) -> None:
+        damage = Damage(number, start, stop)
+        self._notes.append(f"segment {number}, bytes {start}..{stop}: {what}")
+        if damage not in self._state.damage:
+            self._state.damage.append(damage)
+            self._damaged = True
+        self._at(number, max(stop, SEGMENT_HEADER_BYTES))
+
+    def _at(self, number: int, offset: int) -> None:
+        """Everything before this is in place, or noted."""
+        batch = self._replayer.batch
+        batch.segment, batch.offset = number, offset
+        self._state.size[number] = offset
+
+    # ------------------------------------------------------------------------------------------------------- the index
+
+    def _replay_record(self, number: int, record: Record) -> None:
+        self._replayed += 1
+        self._in_piece += 1
+        try:
+            self._replayer.replay(number, record)
+        except (CorruptData, IndexError) as error:
+            self._note_damage(number, record.offset, record.offset + record.length, str(error))
+        self._at(number, record.offset + record.length)
+        if self._in_piece >= PIECE_RECORDS:
+            self._commit_piece()
+
+    def _commit_piece(self) -> None:
+        """Commit what was replayed since the last piece, with the position that it stands for."""
+        replayer, env = self._replayer, self._index_env
+        assert env is not None
+        replayer.finish_catalogs()
+        batch = replayer.batch
+        position = Position(batch.segment, batch.offset)
+        if batch.segment < 0 or (position == self._state.position and not batch.writes and not self._damaged):
+            return
+        self._damaged = False
+        self._state.apply(batch)
+        self._view.index.abort()
+        with env.env.begin(write=True) as txn:
+            for key, value in sorted(batch.writes.items()):
+                if value == REMOVED:
+                    txn.delete(key)
+                else:
+                    txn.put(key, value)
+            for key, value in self._state.snapshot():
+                txn.put(key, value)
+            txn.put(POSITION_KEY, POSITION.pack(*self._state.position))
+        self._view.index = env.env.begin()
+        self._in_piece = 0
+        replayer.batch = Batch(0)
