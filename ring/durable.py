@@ -22,7 +22,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +37,7 @@ _SEAL = struct.Struct("<Q")
 _CODEC_RAW = 0
 _CODEC_DEFLATE = 1
 _DEFLATE_LEVEL = 1
-"""Tables of device ids are nearly random: higher levels take many times as long and gain a hundredth."""
+"""What is deflated is small, or as good as constant: higher levels take longer and gain little."""
 
 
 class SealError(ValueError):
@@ -53,15 +53,17 @@ class Sealed:
     sections: dict[str, bytes]
 
 
-def seal(magic: bytes, version: int, epoch: int, sections: Mapping[str, bytes]) -> bytes:
-    """The bytes of a sealed file. Section names are up to 8 ASCII characters."""
+def seal(
+    magic: bytes, version: int, epoch: int, sections: Mapping[str, bytes], raw: Collection[str] = frozenset()
+) -> bytes:
+    """The bytes of a sealed file. Section names are up to 8 ASCII characters; those in `raw` are not deflated."""
     assert len(magic) == 8
     assert len(sections) <= SECTION_COUNT_MAX
     directory = bytearray()
     bodies: list[bytes] = []
-    for name, raw in sections.items():
-        codec, stored = _pack(raw)
-        directory += _ENTRY.pack(name.encode(), codec, len(stored), len(raw), xxhash.xxh3_64_intdigest(stored))
+    for name, content in sections.items():
+        codec, stored = (_CODEC_RAW, content) if name in raw else _pack(content)
+        directory += _ENTRY.pack(name.encode(), codec, len(stored), len(content), xxhash.xxh3_64_intdigest(stored))
         bodies.append(stored)
     head_bytes = _HEADER.size + len(directory) + _SEAL.size
     file_bytes = head_bytes + sum(map(len, bodies))

@@ -81,10 +81,14 @@ def dispersion(devices: Sequence[Device], table: Table) -> float:
     replica_total = int(np.count_nonzero(table != NO_DEVICE))
     limits = replica_limits(tree, replica_total / table.shape[1])
     worst = np.zeros(table.shape[1], dtype=np.int64)
+    columns = np.arange(table.shape[1])
     for level in range(1, len(LEVELS)):
-        if limits[level].min(initial=len(table)) >= len(table):
-            continue
-        worst = np.maximum(worst, _excess(_domains(tree, level, numbers), limits[level]))
+        # What shares no domain at one level shares none at the next.
+        domain = _domains(tree, level, numbers[:, columns])
+        close = _close(domain)
+        columns = columns[close]
+        if limits[level].min(initial=len(table)) < len(table):
+            worst[columns] = np.maximum(worst[columns], _excess(domain[:, close], limits[level]))
     return 100.0 * float(worst.sum()) / max(replica_total, 1)
 
 
@@ -144,49 +148,73 @@ def check(quotas: Quotas, table: Table) -> None:
     _, numbers = _numbers(tree.devices, table, tree)
     if np.any((numbers < 0) & present):
         raise CheckError("; ".join([*wrong, "a replica is on a device that takes none"]))
+    on_devices = np.bincount(numbers[present], minlength=len(tree))
+    columns = np.arange(quotas.part_count)
     for level in range(1, len(LEVELS)):
-        domain = _domains(tree, level, numbers)
-        held = np.bincount(domain[present], minlength=len(tree.starts[level]))
+        held = np.bincount(tree.domains[level], on_devices, len(tree.starts[level])).astype(np.int64)
         if not np.array_equal(held, quotas.counts[level]):
             wrong.append(f"{int(np.count_nonzero(held != quotas.counts[level]))} {LEVELS[level]}s miss their quota")
-        wrong += _check_bounds(quotas, level, domain)
+        # Partitions without two replicas in one domain have none in a smaller one, and can break no upper bound but 0.
+        domain = _domains(tree, level, numbers[:, columns])
+        close = _close(domain)
+        columns = columns[close]
+        wrong += _check_high(quotas, level, domain[:, close]) + _check_low(quotas, level, numbers)
     if wrong:
         raise CheckError("; ".join(wrong))
 
 
-def _check_bounds(quotas: Quotas, level: int, domain: NDArray[np.int64]) -> list[str]:
-    """What is wrong with how many replicas of one partition are in one domain."""
-    low, high = quotas.bounds(level)
+def _check_high(quotas: Quotas, level: int, domain: NDArray[np.int32]) -> list[str]:
+    """What is wrong with partitions that have several replicas in one domain."""
+    _, high = quotas.bounds(level)
+    if high.min(initial=len(domain)) >= len(domain):
+        return []
+    count, _ = _alike(domain)
     here = domain >= 0
-    count = np.zeros(domain.shape, dtype=np.int64)
-    for row in domain:
-        count += domain == row
+    return (
+        [f"a partition has too many replicas in one {LEVELS[level]}"]
+        if np.any(count[here] > high[domain[here]])
+        else []
+    )
+
+
+def _check_low(quotas: Quotas, level: int, numbers: NDArray[np.int32]) -> list[str]:
+    """What is wrong with domains that should hold some of each partition: there are at most as many as replicas."""
+    low, _ = quotas.bounds(level)
     wrong: list[str] = []
-    if np.any(count[here] > high[domain[here]]):
-        wrong.append(f"a partition has too many replicas in one {LEVELS[level]}")
-    # Few domains can have a floor of 1 or more: there are at most as many of them as replicas.
-    if any(np.any(np.count_nonzero(domain == number, axis=0) < low[number]) for number in np.flatnonzero(low)):
-        wrong.append(f"a partition has too few replicas in one {LEVELS[level]}")
+    for number in np.flatnonzero(low):
+        held = np.count_nonzero(_domains(quotas.tree, level, numbers) == number, axis=0)
+        if np.any(held < low[number]):
+            wrong.append(f"a partition has too few replicas in {LEVELS[level]} {number}")
     return wrong
 
 
-def _numbers(devices: Sequence[Device], table: Table, tree: Tree | None = None) -> tuple[Tree, NDArray[np.int64]]:
+def _close(domain: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """The partitions that have two replicas in one domain."""
+    close = np.zeros(domain.shape[1], dtype=bool)
+    for index in range(len(domain)):
+        for earlier in range(index):
+            close |= domain[index] == domain[earlier]
+    return close
+
+
+def _numbers(devices: Sequence[Device], table: Table, tree: Tree | None = None) -> tuple[Tree, NDArray[np.int32]]:
     """The tree of these devices, and the table in its device numbers; -1 for what is not in the tree."""
     tree = tree or Tree.of(devices)
     size = max(int(np.max(table, where=table != NO_DEVICE, initial=0)), int(tree.ids.max(initial=0))) + 2
-    number_of = np.full(size, -1, dtype=np.int64)
+    number_of = np.full(size, -1, dtype=np.int32)
     number_of[tree.ids] = np.arange(len(tree))
-    return tree, number_of[np.minimum(table, np.uint32(size - 1))]
+    numbers: NDArray[np.int32] = number_of[np.minimum(table, np.uint32(size - 1))]
+    return tree, numbers
 
 
-def _domains(tree: Tree, level: int, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+def _domains(tree: Tree, level: int, numbers: NDArray[np.int32]) -> NDArray[np.int32]:
     """The domain that each replica is in, at a level; -1 where it is in none."""
-    of_device = np.r_[tree.domains[level], -1].astype(np.int64)
-    domains: NDArray[np.int64] = of_device[numbers]
+    of_device = np.r_[tree.domains[level], -1].astype(np.int32)
+    domains: NDArray[np.int32] = of_device[numbers]
     return domains
 
 
-def _alike(domain: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def _alike(domain: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """For each replica: how many of its partition are in its domain, and whether it is the first of them."""
     count = np.zeros(domain.shape, dtype=np.int64)
     first = np.ones(domain.shape, dtype=bool)
@@ -197,7 +225,7 @@ def _alike(domain: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.boo
     return count, first
 
 
-def _excess(domain: NDArray[np.int64], limit: NDArray[np.int64]) -> NDArray[np.int64]:
+def _excess(domain: NDArray[np.int32], limit: NDArray[np.int64]) -> NDArray[np.int64]:
     """For each partition: replicas above the limit, over all domains of a level."""
     count, first = _alike(domain)
     over = np.where((domain >= 0) & first, np.maximum(count - np.r_[limit, 0][domain], 0), 0)

@@ -60,7 +60,7 @@ def dumps(memory: Memory) -> bytes:
         "times": orjson.dumps(times.tolist()),
         "moved": which.astype(width).tobytes(),
     }
-    return seal(MAGIC, VERSION, memory.ring.epoch, sections)
+    return seal(MAGIC, VERSION, memory.ring.epoch, sections, raw={"ring"})
 
 
 def loads(data: bytes) -> Memory:

@@ -163,7 +163,7 @@ def rebalance(plan: Plan, memory: Memory | None, now_min: int, epoch: int) -> Re
         moved=int(np.count_nonzero(due)),
         waiting=int(np.count_nonzero(left)),
         locked=int(np.count_nonzero(left.any(axis=0) & plan.locked)),
-        quality=quality_of(plan.design, table),
+        quality=plan.after if not left.any() else quality_of(plan.design, table),
     )
 
 
@@ -197,6 +197,9 @@ def quality_of(design: Design, table: Table) -> Quality:
 def check_steps(plan: Plan) -> None:
     """Verify the steps of a plan from nothing. CheckError says what is wrong."""
     previous = plan.change.before
+    if plan.refills.all():
+        # A first placement: one step, in which nothing moves; the end has been checked.
+        return
     for step in range(1, plan.step_count + 1):
         table = plan.table_after(step)
         moving = np.count_nonzero((table != previous) & ~plan.refills, axis=0)
