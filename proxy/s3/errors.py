@@ -200,12 +200,19 @@ def from_store_error(error: model.StoreError, bucket: str, key: str) -> S3Error:
 
 def error_document(error: S3Error, resource: str, request_id: str, host_id: str) -> bytes:
     """The XML of an error."""
-    fields = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in error.fields)
+    fields = "".join(_element(name, value) for name, value in error.fields)
     return (
-        f"{DECLARATION}<Error><Code>{error.code}</Code><Message>{escape(error.message)}</Message>{fields}"
-        f"<Resource>{escape(resource)}</Resource><RequestId>{escape(request_id)}</RequestId>"
-        f"<HostId>{escape(host_id)}</HostId></Error>"
+        f"{DECLARATION}<Error><Code>{error.code}</Code>{_element('Message', error.message)}{fields}"
+        f"{_element('Resource', resource)}{_element('RequestId', request_id)}{_element('HostId', host_id)}</Error>"
     ).encode("utf-8", "replace")
+
+
+def _element(name: str, text: str) -> str:
+    """An element whose text any parser reads: what was sent may hold what XML cannot."""
+    return f"<{name}>{escape(text.translate(_UNSPEAKABLE))}</{name}>"
+
+
+_UNSPEAKABLE = {code: "\ufffd" for code in (*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF)}
 
 
 def error_response(error: S3Error, method: str, resource: str, request_id: str, host_id: str) -> Response:
