@@ -63,22 +63,19 @@ class BulkReader:
     With `keep`, each DATA payload gets memory of its own; without, it is valid until the next frame is read.
     """
 
-    __slots__ = ("_buffer", "_early", "_header", "_header_bytes", "_keep", "_transport", "moved_bytes")
+    __slots__ = ("_buffer", "_header", "_header_bytes", "_keep", "_transport")
 
-    def __init__(self, transport: Transport, keep: bool, already_received: bytes = b"") -> None:
+    def __init__(self, transport: Transport, keep: bool) -> None:
         self._transport = transport
         self._keep = keep
         self._buffer = memoryview(bytearray(CHUNK_BYTES))
         self._header = memoryview(bytearray(HEADER_BYTES))
         self._header_bytes = 0
-        self._early = already_received
-        self.moved_bytes = 0
-        """Received so far."""
 
     @property
     def idle(self) -> bool:
         """Whether nothing of a next frame has come."""
-        return not self._header_bytes and not self._early
+        return not self._header_bytes
 
     async def next(self) -> tuple[bool, memoryview] | None:
         """The next frame: (whether it is DATA, payload), verified; None if the stream ended in order before it.
@@ -86,7 +83,7 @@ class BulkReader:
         Raises OSError when the connection breaks, ProtocolError for what is no frame.
         """
         while self._header_bytes < HEADER_BYTES:
-            count = await self._receive((self._header[self._header_bytes :],))
+            count = await receive_into(self._transport, (self._header[self._header_bytes :],))
             if not count and not self._header_bytes:
                 return None
             self._demand(count)
@@ -105,22 +102,11 @@ class BulkReader:
         """Receive the payload, and in the same calls what has come of the header behind it."""
         have, length = 0, len(payload)
         while have < length:
-            count = await self._receive((payload[have:], self._header))
+            count = await receive_into(self._transport, (payload[have:], self._header))
             self._demand(count)
             have += count
             if have > length:
                 self._header_bytes = have - length
-
-    async def _receive(self, buffers: tuple[memoryview, ...]) -> int:
-        if self._early:
-            early, self._early = self._early, b""
-            count = min(len(early), len(buffers[0]))
-            buffers[0][:count] = early[:count]
-            self._early = early[count:]
-        else:
-            count = await receive_into(self._transport, buffers)
-        self.moved_bytes += count
-        return count
 
     @staticmethod
     def _demand(count: int) -> None:

@@ -56,13 +56,12 @@ class BulkSession:
         committer: GroupCommit,
         transport: Transport,
         settings: ServerSettings,
-        already_received: bytes = b"",
     ) -> None:
         self._device = device
         self._committer = committer
         self._transport = transport
         self._settings = settings
-        self._reader = BulkReader(transport, keep=False, already_received=already_received)
+        self._reader = BulkReader(transport, keep=False)
         self._policy = InlinePolicy(settings.inline_s_max)
         self._scope = trio.CancelScope()
         self.busy = False
@@ -174,8 +173,8 @@ class BulkSession:
     async def _read(self, transfer_id: int, request: OpenRead) -> None:
         self._allow(self._settings.transfer_stall_s_max)
         reader = self._device.open_read(request.hash, request.key, request.timestamp)
-        if not isinstance(reader, ObjectReader):
-            await send_all(self._transport, message(transfer_id, Kind.OPENED, Found(int(reader))))
+        if isinstance(reader, Status):
+            await send_all(self._transport, message(transfer_id, Kind.OPENED, Found(reader)))
             return
         try:
             stop = reader.entry.size_bytes

@@ -338,7 +338,7 @@ class DeviceClient:
             self._hub, opened.transport, ANSWER_FRAME_BYTES_MAX, self._on_payload, self._on_lost
         )
         self._usable = self._connection
-        self._connection.start(opened.already_received)
+        self._connection.start()
 
     def _on_payload(self, payload: memoryview) -> None:
         self._heard_tick = self._hub.ticks

@@ -78,13 +78,10 @@ class Connection:
         self.sent_bytes = 0
         """Since the start: changes when the peer takes what it is sent."""
 
-    def start(self, already_received: bytes = b"") -> None:
-        """Begin to serve; first what came along with the handshake."""
+    def start(self) -> None:
+        """Begin to serve."""
         self._hub.register(self._fd, self)
-        if already_received:
-            self._feed(already_received)
-        if not self.closed:
-            self.on_ready(READABLE)
+        self.on_ready(READABLE)  # TLS may hold something already, of which epoll knows nothing
 
     @property
     def unsent_bytes(self) -> int:

@@ -14,7 +14,7 @@ import trio
 
 from storage_node.codec import READS, decode_requests, encode_answer
 from storage_node.connection import Connection
-from storage_node.device import Device, ObjectReader
+from storage_node.device import Device
 from storage_node.errors import CorruptData
 from storage_node.fields import Ping
 from storage_node.frames import REQUEST_FRAME_BYTES_MAX
@@ -69,9 +69,9 @@ class ControlSession:
         self._heard_s = 0.0
         self._taken_s = 0.0
 
-    def start(self, already_received: bytes) -> None:
+    def start(self) -> None:
         """Begin to serve."""
-        self._connection.start(already_received)
+        self._connection.start()
 
     @property
     def unanswered(self) -> bool:
@@ -162,8 +162,8 @@ class ControlSession:
         if entry is None or entry.deleted or entry.size_bytes > SMALL_BYTES_MAX:
             return answer
         reader = self._device.open_read(operation.hash, operation.key, entry.timestamp)
-        if not isinstance(reader, ObjectReader):
-            return Found(int(reader))
+        if isinstance(reader, Status):
+            return Found(reader)
         try:
             data = reader.try_read(0, entry.size_bytes)
             if data is None:

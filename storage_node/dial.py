@@ -17,8 +17,6 @@ class Opened(NamedTuple):
 
     transport: Transport
     agreed: Agreed
-    already_received: bytes
-    """What came behind the handshake."""
 
 
 class Peer(NamedTuple):
@@ -59,7 +57,7 @@ async def dial(peer: Peer, purpose: Purpose) -> Opened:
             answer = handshake.receive(data)
             if answer:
                 await send_all(transport, answer)
-        return Opened(transport, handshake.agreed, handshake.take_rest())
+        return Opened(transport, handshake.agreed)
     except BaseException:
         sock.close()
         raise
@@ -94,7 +92,7 @@ async def welcome(sock: socket.socket, handshake: ServerHandshake, ssl_context: 
                 await send_all(transport, answer)
             if handshake.error is not None:
                 raise handshake.error
-        return Opened(transport, handshake.agreed, handshake.take_rest())
+        return Opened(transport, handshake.agreed)
     except BaseException:
         sock.close()
         raise

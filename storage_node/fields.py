@@ -120,6 +120,11 @@ def _int(low: int, high: int) -> str:
     return f"(type({{0}}) is int and {low} <= {{0}} <= {high})"
 
 
+def _space(low: int) -> str:
+    """A Space, as the enumeration's member (callers have that) or as its number (the wire has that)."""
+    return f"(isinstance({{0}}, int) and {{0}} is not True and {{0}} is not False and {int(low)} <= {{0}} <= 2)"
+
+
 def _bytes(length_max: int, length_min: int = 0) -> str:
     if length_min == length_max:
         return f"(type({{0}}) is bytes and len({{0}}) == {length_max})"
@@ -137,8 +142,8 @@ _TIMESTAMP = _int(0, TIMESTAMP_MAX)
 _COUNT = _int(0, _U63_MAX)
 _SIGNED = _int(-_U63_MAX, _U63_MAX)
 _STATUS = _int(0, max(Status))
-_SPACE = _int(0, max(Space))
-_CATALOG_SPACE = _int(Space.CONTAINER, Space.ACCOUNT)
+_SPACE = _space(Space.OBJECT)
+_CATALOG_SPACE = _space(Space.CONTAINER)
 _HASH = _bytes(HASH_BYTES, HASH_BYTES)
 _KEY = _bytes(KEY_BYTES_MAX, 1)
 _NAME = _bytes(ROW_NAME_BYTES_MAX)
@@ -248,6 +253,7 @@ _FIELDS: dict[type, dict[str, str]] = {
         "object_count": _SIGNED,
         "size_bytes": _SIGNED,
         "digest": _HASH,
+        "newest_row_timestamp": _TIMESTAMP,
     },
     Row: {
         "name": _NAME,

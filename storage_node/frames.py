@@ -109,12 +109,6 @@ class FrameReader:
             raise ProtocolError(f"a frame of {length} bytes; at most {self.payload_bytes_max} are allowed here")
         return length
 
-    def take_rest(self) -> bytes:
-        """What was fed beyond the last whole frame: for whoever reads the stream next."""
-        rest, self._held = bytes(self._held), bytearray()
-        self._need_bytes = HEADER_BYTES
-        return rest
-
 
 def frame(payload: Buffer) -> bytes:
     """A frame of one msgpack payload."""

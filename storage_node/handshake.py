@@ -25,6 +25,8 @@ password).
 
 Sans I/O: `start()` and `receive(data)` give the bytes to send; `agreed` is set once it is done.
 
+Nobody may send anything behind it before it is over, so no bytes are left for the frames that follow.
+
 Invariants: at most HANDSHAKE_BYTES_MAX are taken from a peer that has proved nothing; the server names no device, and says
 not even whether it exists, before the client has proved itself; every comparison of proofs takes constant time.
 """
@@ -229,19 +231,17 @@ class ClientHandshake:
             elif self.agreed is None:
                 self._judge(self._challenge, bytes(payload))
             else:
-                raise ProtocolError("a server spoke before it was asked")
+                raise ProtocolError("the server went on before it was asked")
+        if self.agreed is not None and self._reader.held_bytes:
+            raise ProtocolError("the server went on before it was asked")
         return answer
-
-    def take_rest(self) -> bytes:
-        """Bytes that came after the handshake."""
-        return self._reader.take_rest()
 
     def _prove(self, payload: bytes) -> bytes:
         signed, proof = _signed(payload)
         if not hmac.compare_digest(proof, _proof(self._key, b"server", self._hello_bytes, signed)):
             raise WrongKey("the server does not have this cluster's key")
         challenge = _read_challenge(signed)
-        if not self._hello.version_min <= challenge.version <= self._hello.version_max:
+        if not max(1, self._hello.version_min) <= challenge.version <= self._hello.version_max:
             raise WrongVersion(
                 f"the server speaks versions {challenge.version_min} to {challenge.version_max} of the protocol, "
                 f"this client {self._hello.version_min} to {self._hello.version_max}"
@@ -321,16 +321,14 @@ class ServerHandshake:
         answer = b""
         for payload in self._reader.feed(data):
             if self.agreed is not None or self.error is not None:
-                raise ProtocolError("a client went on before it was accepted")
+                raise ProtocolError("the client went on before it was accepted")
             if self._hello is None:
                 answer += self._answer_hello(bytes(payload))
             else:
                 answer += self._judge(self._hello, bytes(payload))
+        if self._reader.held_bytes and (self.agreed is not None or self.error is not None):
+            raise ProtocolError("the client went on before it was accepted")
         return answer
-
-    def take_rest(self) -> bytes:
-        """Bytes that came after the handshake."""
-        return self._reader.take_rest()
 
     def _answer_hello(self, payload: bytes) -> bytes:
         hello = _read_hello(payload)

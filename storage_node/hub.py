@@ -9,7 +9,8 @@ when it is readable one task serves every ready socket by calling its handler. O
 the event loop ran its tasks is sent at the end of that turn, right before trio looks for input (the documented instrument
 hook `before_io_wait`), one send for each connection that has something. Nobody is woken for it.
 
-Measured (64 requests in flight over a Unix socket, null device, client and server together): see bench/.
+Measured (16 sockets ready at once, each sent to and read): 1.0 us a socket on top of its two system calls, where a task for
+each socket takes 6.6 us. With a single socket the two cost the same.
 
 Rejected: a reader and a writer task for each connection (above); a flusher task (one more turn of the loop for each batch,
 and an epoll call for that turn); threads.

@@ -271,7 +271,7 @@ class StorageServer:
             self._control_lost,
         )
         self._control.add(session)
-        session.start(opened.already_received)
+        session.start()
 
     def _control_lost(self, session: ControlSession, error: Exception) -> None:
         self._control.discard(session)
@@ -289,7 +289,6 @@ class StorageServer:
             self._committers[name],
             opened.transport,
             self._settings,
-            opened.already_received,
         )
         self._bulk.add(session)
         try:
