@@ -164,7 +164,7 @@ class AwsChunkedDecoder:
         if self._expecting is not _Expecting.TRAILERS:
             if self.received < self._length:
                 raise _wrong_length(self._length, self.received)
-            raise _malformed("it does not end in a chunk of no bytes.")
+            raise S3Error("IncompleteBody", "The aws-chunked body does not end in a chunk of no bytes.", close=True)
         headers: dict[bytes, bytes] = {}
         for line in self._buffer.replace(b"\r\n", b"\n").split(b"\n"):
             if line:
