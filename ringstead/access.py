@@ -91,8 +91,10 @@ def run_command(command: Callable[[], Awaitable[T]]) -> T:
     """Run a command's asynchronous part; failures that have an explanation come out as RingsteadError."""
     from proxy.model import StoreError
     from proxy.users import IdentityError
+    from ringstead import logs
     from ringstead.process import one_failure
 
+    logs.set_up("command", "error")
     try:
         with one_failure():
             return trio.run(_call, command)

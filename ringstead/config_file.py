@@ -12,6 +12,7 @@ Invariant: whatever the file holds, the outcome is a checked config or a ConfigE
 from __future__ import annotations
 
 import dataclasses
+import os
 import textwrap
 import tomllib
 import typing
@@ -151,7 +152,8 @@ def _check_limits(value: Any, field: dataclasses.Field[Any], where: str) -> None
 
 
 def _absolute(value: Any, base: Path) -> Any:
-    return base / value if isinstance(value, Path) else value
+    """`base` is free of symbolic links, so that `..` may be reckoned away: shorter paths in logs and socket addresses."""
+    return Path(os.path.normpath(base / value)) if isinstance(value, Path) else value
 
 
 def _relative(value: Any, base: Path | None) -> Any:
