@@ -59,6 +59,8 @@ from storage_node.operations import (
     Status,
 )
 
+CONTAINER, ACCOUNT = int(Space.CONTAINER), int(Space.ACCOUNT)
+"""As the wire takes them: plain numbers."""
 _DEGRADED = Consistency(degraded=True)
 _KNOWN_CONTAINER_S = 5.0
 """How long a proxy takes a container that it has seen for existing. The devices check again with each row."""
@@ -93,7 +95,7 @@ class ContainerStore:
 
     async def head_account(self, account: str) -> AccountInfo:
         """An account's totals and metadata. Raises NoSuchAccount, Unavailable."""
-        catalog, consistency = await self._catalog(Space.ACCOUNT, account_key(account))
+        catalog, consistency = await self._catalog(ACCOUNT, account_key(account))
         if catalog is None or not _live(catalog):
             raise NoSuchAccount(f"account {account} does not exist")
         return _account_info(catalog, consistency)
@@ -106,12 +108,12 @@ class ContainerStore:
         except NoSuchAccount:
             new = True
         if new or metadata:
-            await self._put_catalog(Space.ACCOUNT, account_key(account), metadata, create=True)
+            await self._put_catalog(ACCOUNT, account_key(account), metadata, create=True)
         return new
 
     async def update_account(self, account: str, changes: Mapping[str, str]) -> None:
         """Merge metadata; an empty value removes its item. Raises NoSuchAccount."""
-        if not await self._put_catalog(Space.ACCOUNT, account_key(account), changes, create=False):
+        if not await self._put_catalog(ACCOUNT, account_key(account), changes, create=False):
             raise NoSuchAccount(f"account {account} does not exist")
 
     async def delete_account(self, account: str) -> None:
@@ -119,13 +121,13 @@ class ContainerStore:
         info = await self.head_account(account)
         if info.container_count:
             raise AccountNotEmpty(f"account {account} still has {info.container_count} containers")
-        if not await self._delete_catalog(Space.ACCOUNT, account_key(account), info.metadata):
+        if not await self._delete_catalog(ACCOUNT, account_key(account), info.metadata):
             raise AccountNotEmpty(f"account {account} has just been given a container")
 
     async def list_containers(self, account: str, query: ListQuery) -> ContainerListing:
         """A page of an account's containers. Raises NoSuchAccount."""
         key = account_key(account)
-        catalog, consistency, rows, truncated = await self._rows(Space.ACCOUNT, key, query)
+        catalog, consistency, rows, truncated = await self._rows(ACCOUNT, key, query)
         if catalog is None or not _live(catalog):
             raise NoSuchAccount(f"account {account} does not exist")
         items = tuple(
@@ -141,12 +143,12 @@ class ContainerStore:
     async def create_container(self, account: str, container: bytes, metadata: Metadata) -> bool:
         """Create a container, or merge metadata into it; True if it is new."""
         key = container_key(account, container)
-        catalog, _ = await self._catalog(Space.CONTAINER, key)
+        catalog, _ = await self._catalog(CONTAINER, key)
         new = catalog is None or not _live(catalog)
         if new or metadata:
-            await self._put_catalog(Space.CONTAINER, key, metadata, create=True)
+            await self._put_catalog(CONTAINER, key, metadata, create=True)
         if new:
-            catalog, _ = await self._catalog(Space.CONTAINER, key)
+            catalog, _ = await self._catalog(CONTAINER, key)
             if catalog is None or not _live(catalog):
                 raise Unavailable("the container was deleted by another client while it was created; retry")
         assert catalog is not None
@@ -158,7 +160,7 @@ class ContainerStore:
 
     async def head_container(self, account: str, container: bytes) -> ContainerInfo:
         """A container's totals and metadata. Raises NoSuchContainer, Unavailable."""
-        catalog, consistency = await self._catalog(Space.CONTAINER, container_key(account, container))
+        catalog, consistency = await self._catalog(CONTAINER, container_key(account, container))
         if catalog is None or not _live(catalog):
             raise NoSuchContainer("the container does not exist")
         self._learn(account, container)
@@ -166,7 +168,7 @@ class ContainerStore:
 
     async def update_container(self, account: str, container: bytes, changes: Mapping[str, str]) -> None:
         """Merge metadata; an empty value removes its item. Raises NoSuchContainer."""
-        if not await self._put_catalog(Space.CONTAINER, container_key(account, container), changes, create=False):
+        if not await self._put_catalog(CONTAINER, container_key(account, container), changes, create=False):
             raise NoSuchContainer("the container does not exist")
 
     async def delete_container(self, account: str, container: bytes) -> None:
@@ -175,7 +177,7 @@ class ContainerStore:
         if info.object_count:
             raise ContainerNotEmpty(f"the container still holds {info.object_count} objects")
         self._known.pop((account, container), None)
-        timestamp = await self._delete_catalog(Space.CONTAINER, container_key(account, container), info.metadata)
+        timestamp = await self._delete_catalog(CONTAINER, container_key(account, container), info.metadata)
         if not timestamp:
             raise ContainerNotEmpty("an object has just been stored in the container")
         if not internal(container):
@@ -184,7 +186,7 @@ class ContainerStore:
     async def list_objects(self, account: str, container: bytes, query: ListQuery) -> ObjectListing:
         """A page of a container's objects. Raises NoSuchContainer."""
         key = container_key(account, container)
-        catalog, consistency, rows, truncated = await self._rows(Space.CONTAINER, key, query)
+        catalog, consistency, rows, truncated = await self._rows(CONTAINER, key, query)
         if catalog is None or not _live(catalog):
             raise NoSuchContainer("the container does not exist")
         items = tuple(ListedPrefix(row.prefix) if isinstance(row, CommonPrefix) else listed_object(row) for row in rows)
@@ -218,7 +220,7 @@ class ContainerStore:
         cluster = self.cluster
         key = container_key(account, container)
         placement = cluster.place(key)
-        row = PutRow(Space.CONTAINER, placement.hash, name, timestamp, sub_timestamp, deleted, 1, size_bytes, payload)
+        row = PutRow(CONTAINER, placement.hash, name, timestamp, sub_timestamp, deleted, 1, size_bytes, payload)
         result = await write(cluster, placement, row, _ROW_SUCCESS)
         if result.applied >= placement.need:
             return result.degraded
@@ -231,10 +233,10 @@ class ContainerStore:
     async def _settle_no_catalog(self, account: str, container: bytes, placement: Placement, row: PutRow) -> None:
         """Some device does not hold the container. If a majority does, give the container to those that lack it."""
         key = container_key(account, container)
-        catalog, _ = await self._catalog(Space.CONTAINER, key)
+        catalog, _ = await self._catalog(CONTAINER, key)
         if catalog is None or not _live(catalog):
             raise NoSuchContainer("the container does not exist")
-        copy = PutCatalog(Space.CONTAINER, placement.hash, key, catalog.created_timestamp, catalog.meta, True)
+        copy = PutCatalog(CONTAINER, placement.hash, key, catalog.created_timestamp, catalog.meta, True)
         await write(self.cluster, placement, copy, _ROW_SUCCESS)
         result = await write(self.cluster, placement, row, _ROW_SUCCESS)
         if result.applied < placement.need:
@@ -249,7 +251,7 @@ class ContainerStore:
             self._known.clear()
         self._known[account, container] = self.cluster.monotonic()
 
-    async def _catalog(self, space: Space, key: bytes) -> tuple[Catalog | None, Consistency]:
+    async def _catalog(self, space: int, key: bytes) -> tuple[Catalog | None, Consistency]:
         placement = self.cluster.place(key)
         operation = GetCatalog(space, placement.hash, key)
 
@@ -263,7 +265,7 @@ class ContainerStore:
             found = [a.catalog for _, a in answers if isinstance(a, FoundCatalog) and a.catalog is not None]
         return merge_catalogs(found), _DEGRADED if degraded else CERTAIN
 
-    async def _put_catalog(self, space: Space, key: bytes, metadata: Metadata, *, create: bool) -> int:
+    async def _put_catalog(self, space: int, key: bytes, metadata: Metadata, *, create: bool) -> int:
         """Create or update a catalog; its timestamp, or 0 if it is missing and is not to be created."""
         cluster = self.cluster
         placement = cluster.place(key)
@@ -279,7 +281,7 @@ class ContainerStore:
         timestamp, result = await write_newest(cluster, placement, make, also_final=frozenset((Status.MISSING,)))
         return timestamp if result.applied >= placement.need else 0
 
-    async def _delete_catalog(self, space: Space, key: bytes, metadata: Metadata) -> int:
+    async def _delete_catalog(self, space: int, key: bytes, metadata: Metadata) -> int:
         """Delete a catalog that was seen empty; the deletion's timestamp, or 0 if a row was there after all."""
         cluster = self.cluster
         placement = cluster.place(key)
@@ -304,23 +306,23 @@ class ContainerStore:
         placement = cluster.place(key)
         if only_if_new and await self._account_lists(placement, key, container):
             return
-        row = PutRow(Space.ACCOUNT, placement.hash, container, timestamp, 0, deleted, 0, 0, b"")
+        row = PutRow(ACCOUNT, placement.hash, container, timestamp, 0, deleted, 0, 0, b"")
         result = await write(cluster, placement, row, _ROW_SUCCESS)
         if result.applied < placement.need and Status.NO_CATALOG in result.statuses:
-            await self._put_catalog(Space.ACCOUNT, key, {}, create=True)
+            await self._put_catalog(ACCOUNT, key, {}, create=True)
             result = await write(cluster, placement, row, _ROW_SUCCESS)
         if result.applied < placement.need:
             raise shortage(result.statuses, result.detail, result.applied, placement.need)
 
     async def _account_lists(self, placement: Placement, key: bytes, container: bytes) -> bool:
         operation = ListRows(
-            Space.ACCOUNT, placement.hash, key, container, container + b"\x00", b"", b"", 1, False, False
+            ACCOUNT, placement.hash, key, container, container + b"\x00", b"", b"", 1, False, False
         )
         answers, _ = await read(self.cluster, placement, lambda _: operation)
         return all(isinstance(answer, FoundRows) and answer.items for _, answer in answers)
 
     async def _rows(
-        self, space: Space, key: bytes, query: ListQuery
+        self, space: int, key: bytes, query: ListQuery
     ) -> tuple[Catalog | None, Consistency, Sequence[Row | CommonPrefix], bool]:
         """A page of a catalog's rows as a majority has them, with the catalog."""
         placement = self.cluster.place(key)
