@@ -91,7 +91,8 @@ async def delete_all(service: Service, call: Call, names: Sequence[ObjectName]) 
         for name in dict.fromkeys(names):
             nursery.start_soon(delete, name)
     tally = Tally()
-    for name, problem in results.items():
+    for name in dict.fromkeys(names):
+        problem = results[name]
         if problem == "":
             tally.deleted += 1
         elif problem is None:
