@@ -43,6 +43,7 @@ from storage_node.blob import (
     ObjectReader,
     PutBlob,
 )
+from storage_node.check import Checker
 from storage_node.decide import ROOM_FOR_ALL, ROOM_FOR_DELETES, ROOM_FOR_NOTHING, Decider
 from storage_node.disk import Disk, RealDisk
 from storage_node.errors import DeviceDamaged, DeviceFenced, DeviceFull
@@ -160,6 +161,7 @@ class Device:
             return
         self._closed = True
         self._upkeep.cancel()
+        self._upkeep.clear_away()
         if self._batch is None and self._parts.fence is None:
             self._upkeep.checkpoint_now()
         self._parts.close()
@@ -527,6 +529,17 @@ class Device:
     def fenced(self) -> str:
         """Why the device takes no writes; empty while it does."""
         return self._parts.fence.reason if self._parts.fence is not None else ""
+
+    def check(self, *, deep: bool = False) -> list[str]:
+        """Hold log, blobs, index, digests and totals against each other; a sentence for each problem.
+
+        Slow, and blocking: it reads the whole log (with `deep` every blob too). Not with a batch under way.
+        """
+        if self._batch is not None:
+            raise ValueError("a batch is under way")
+        self._upkeep.clear_away()
+        found = Checker(self._parts, self._token, deep).run()
+        return [f"{finding.part}: {finding.what}" for finding in found]
 
     @property
     def position(self) -> Position:

@@ -86,8 +86,8 @@ class _Parts(NamedTuple):
 
     view: View
     segments: SegmentCache
-    recent: OpenEnvironment
-    index: OpenEnvironment
+    recent_env: OpenEnvironment
+    index_env: OpenEnvironment
     files: tuple[tuple[int, int], ...]
     """What tells this device from the next one in the same directory."""
 
@@ -132,23 +132,24 @@ class LocalReader:
 
     def open_read(self, hash_: bytes, key: bytes, timestamp: int | None = None) -> ObjectReader | Status:
         """As Device.open_read; Status.UNREACHABLE as in read()."""
-        return self._attempt(self._open_read, (hash_, key, timestamp))
+        found: ObjectReader | Status = self._attempt(self._open_read, (hash_, key, timestamp))
+        return found
 
     def close(self) -> None:
         """Idempotent."""
         parts, self._parts = self._parts, None
         if parts is not None:
             parts.segments.close()
-            parts.recent.close()
-            parts.index.close()
+            parts.recent_env.close()
+            parts.index_env.close()
 
     # ---------------------------------------------------------------------------------------------------- one attempt
 
     @staticmethod
     def _get_object(parts: _Parts, operation: ReadOperation) -> Answer:
         view = parts.view
-        recent = view.recent = parts.recent.env.begin()
-        index = view.index = parts.index.env.begin()
+        recent = view.recent = parts.recent_env.env.begin()
+        index = view.index = parts.index_env.env.begin()
         view.reads += 1
         try:
             return view.get_object(operation)  # type: ignore[arg-type]  # chosen by type
@@ -159,8 +160,8 @@ class LocalReader:
     @staticmethod
     def _read(parts: _Parts, operation: ReadOperation) -> Answer:
         view = parts.view
-        recent = view.recent = parts.recent.env.begin()
-        index = view.index = parts.index.env.begin()
+        recent = view.recent = parts.recent_env.env.begin()
+        index = view.index = parts.index_env.env.begin()
         try:
             if type(operation) is ListRows and _is_mixed(recent, index):
                 raise PlaceGone("a checkpoint came between the two snapshots")
@@ -172,8 +173,8 @@ class LocalReader:
     @staticmethod
     def _open_read(parts: _Parts, asked: tuple[bytes, bytes, int | None]) -> ObjectReader | Status:
         view = parts.view
-        recent = view.recent = parts.recent.env.begin()
-        index = view.index = parts.index.env.begin()
+        recent = view.recent = parts.recent_env.env.begin()
+        index = view.index = parts.index_env.env.begin()
         try:
             return view.open_read(*asked)
         finally:
@@ -181,7 +182,7 @@ class LocalReader:
             index.abort()
 
     def _statistics(self, parts: _Parts, _: ReadOperation) -> Answer | Status:
-        with parts.recent.env.begin() as txn:
+        with parts.recent_env.env.begin() as txn:
             packed = txn.get(STATISTICS_KEY)
         if packed is None:
             return Status.UNREACHABLE
@@ -209,8 +210,8 @@ class LocalReader:
                 continue
             except lmdb.MapResizedError:
                 with suppress(lmdb.Error):
-                    parts.recent.env.set_mapsize(0)
-                    parts.index.env.set_mapsize(0)
+                    parts.recent_env.env.set_mapsize(0)
+                    parts.index_env.env.set_mapsize(0)
             except lmdb.Error:
                 # Its environment is not what it was: a writer of this process took over, or the files are others.
                 self.close()

@@ -51,7 +51,7 @@ class DeviceSettings:
 
     index_map_bytes: int = 256 * GIB
     """Address space (not memory, not disk) for the index: the most that it can grow to."""
-    recent_map_bytes: int = 256 * MIB
+    recent_map_bytes: int = 64 * MIB
     """Disk space set aside for what is newer than the index; a checkpoint is due when an eighth of it is used."""
     open_segments_max: int = 256
     """Segment files kept open for reading."""

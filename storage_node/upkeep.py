@@ -185,6 +185,14 @@ class Upkeep:
         if not isinstance(error, lmdb.MapFullError) and "No space left" not in str(error):
             self._parts.put_up_fence(Fence(f"the index can't be written: {error}", None))
 
+    def clear_away(self) -> None:
+        """Remove the blobs that nothing names, here and now."""
+        parts = self._parts
+        if not self._swept:
+            self._swept = True
+            drive(SweepOrphans(parts.disk, parts.layout.blobs, self._token, parts.fresh_view, self.removals))
+        drive(RemoveBlobs(parts.disk, parts.layout.blobs, self.removals))
+
     def cancel(self) -> None:
         """Leave off whatever is under way."""
         if self._work is not None and not self._work.done:
