@@ -22,6 +22,7 @@ from proxy.model import ObjectStream, Segment, SegmentMissing, Unavailable
 from storage_node.client import BulkFailed, BulkRead
 from storage_node.device import ObjectReader
 from storage_node.errors import CorruptData
+from storage_node.operations import Status
 
 PIECE_BYTES = 512 * 1024
 """What one read() gives at most: large enough that the cost of a piece does not show, small enough to hold for a slow
@@ -88,7 +89,7 @@ class VersionStream:
             replica = self._sources.pop(0)
             if replica.reader is not None:
                 opened = replica.reader.open_read(self._placement.hash, self._key, self._timestamp)
-                if isinstance(opened, ObjectReader):
+                if not isinstance(opened, Status):
                     self._reader = opened
                     return
             far = await replica.client.open_read(
