@@ -67,15 +67,18 @@ async def read_all(payload: Payload) -> bytes:
 async def error_of(payload: Payload) -> tuple[S3Error, int]:
     """What reading raises, and raises again; and how much came before."""
     received = 0
-    try:
+
+    async def read() -> None:
+        nonlocal received
         while piece := await payload.read():
             received += len(piece)
-    except S3Error as error:
-        with pytest.raises(S3Error) as again:
-            await payload.read()
-        assert again.value is error
-        return error, received
-    raise AssertionError("a bad payload passed")
+
+    with pytest.raises(S3Error) as caught:
+        await read()
+    with pytest.raises(S3Error) as again:
+        await payload.read()
+    assert again.value is caught.value
+    return caught.value, received
 
 
 def b64(algorithm: str, data: bytes) -> bytes:
