@@ -45,6 +45,9 @@ from storage_node.operations import (
     Answer,
     DeleteCatalog,
     DeleteObject,
+    ForgetCatalog,
+    ForgetObject,
+    ForgetRow,
     Found,
     FoundCatalog,
     FoundDigests,
@@ -55,6 +58,7 @@ from storage_node.operations import (
     GetDigests,
     GetObject,
     GetStatistics,
+    JoinCatalog,
     ListEntries,
     ListRows,
     Locked,
@@ -212,7 +216,18 @@ class DeviceClient:
     @overload
     async def call(
         self,
-        operation: PutObject | DeleteObject | UpdateObject | UnlockObject | PutCatalog | DeleteCatalog | PutRow | Ping,
+        operation: PutObject
+        | DeleteObject
+        | UpdateObject
+        | UnlockObject
+        | PutCatalog
+        | DeleteCatalog
+        | PutRow
+        | JoinCatalog
+        | ForgetObject
+        | ForgetRow
+        | ForgetCatalog
+        | Ping,
         timeout_s: float = TIMEOUT_S,
     ) -> Written: ...
     @overload

@@ -31,6 +31,9 @@ from storage_node.operations import (
     Answer,
     DeleteCatalog,
     DeleteObject,
+    ForgetCatalog,
+    ForgetObject,
+    ForgetRow,
     Found,
     FoundCatalog,
     FoundDigests,
@@ -41,6 +44,7 @@ from storage_node.operations import (
     GetDigests,
     GetObject,
     GetStatistics,
+    JoinCatalog,
     ListEntries,
     ListRows,
     Locked,
@@ -83,6 +87,10 @@ _ANSWERS: dict[type, type] = {
     GetDigests: FoundDigests,
     ListEntries: FoundEntries,
     GetStatistics: FoundStatistics,
+    JoinCatalog: Written,
+    ForgetObject: Written,
+    ForgetRow: Written,
+    ForgetCatalog: Written,
 }
 """In the order of the opcodes: new ones go to the end."""
 

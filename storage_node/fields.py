@@ -32,6 +32,9 @@ from storage_node.operations import (
     DeleteCatalog,
     DeleteObject,
     Entry,
+    ForgetCatalog,
+    ForgetObject,
+    ForgetRow,
     Found,
     FoundCatalog,
     FoundDigests,
@@ -42,6 +45,7 @@ from storage_node.operations import (
     GetDigests,
     GetObject,
     GetStatistics,
+    JoinCatalog,
     ListedEntry,
     ListEntries,
     ListRows,
@@ -93,6 +97,7 @@ class PutBlobHeader(NamedTuple):
     meta: bytes
     manifest: bool = False
     lock: int | None = None
+    meta_timestamp: int = 0
 
 
 class OpenRead(NamedTuple):
@@ -162,6 +167,7 @@ _FIELDS: dict[type, dict[str, str]] = {
         "data": _bytes(SMALL_BYTES_MAX),
         "manifest": _BOOL,
         "lock": _LOCK,
+        "meta_timestamp": _TIMESTAMP,
     },
     DeleteObject: {"hash": _HASH, "key": _KEY, "timestamp": _TIMESTAMP, "lock": _LOCK},
     UpdateObject: {
@@ -192,6 +198,33 @@ _FIELDS: dict[type, dict[str, str]] = {
         "object_count": _COUNT,
         "size_bytes": _COUNT,
         "payload": _bytes(ROW_PAYLOAD_BYTES_MAX),
+        "replica": _BOOL,
+    },
+    JoinCatalog: {
+        "space": _CATALOG_SPACE,
+        "hash": _HASH,
+        "key": _KEY,
+        "created_timestamp": _TIMESTAMP,
+        "deleted_timestamp": _TIMESTAMP,
+        "touched_timestamp": _TIMESTAMP,
+        "meta": _ITEMS,
+    },
+    ForgetObject: {"hash": _HASH, "key": _KEY, "timestamp": _TIMESTAMP, "meta_timestamp": _TIMESTAMP},
+    ForgetRow: {
+        "space": _CATALOG_SPACE,
+        "hash": _HASH,
+        "name": _bytes(ROW_NAME_BYTES_MAX, 1),
+        "timestamp": _TIMESTAMP,
+        "sub_timestamp": _TIMESTAMP,
+    },
+    ForgetCatalog: {
+        "space": _CATALOG_SPACE,
+        "hash": _HASH,
+        "key": _KEY,
+        "created_timestamp": _TIMESTAMP,
+        "deleted_timestamp": _TIMESTAMP,
+        "touched_timestamp": _TIMESTAMP,
+        "meta": _ITEMS,
     },
     GetObject: {"hash": _HASH, "key": _KEY, "data": _BOOL},
     GetCatalog: {"space": _CATALOG_SPACE, "hash": _HASH, "key": _KEY},
@@ -228,6 +261,7 @@ _FIELDS: dict[type, dict[str, str]] = {
         "meta": _META,
         "manifest": _BOOL,
         "lock": _LOCK,
+        "meta_timestamp": _TIMESTAMP,
     },
     OpenRead: {
         "hash": _HASH,
@@ -254,6 +288,7 @@ _FIELDS: dict[type, dict[str, str]] = {
         "size_bytes": _SIGNED,
         "digest": _HASH,
         "newest_row_timestamp": _TIMESTAMP,
+        "touched_timestamp": _TIMESTAMP,
     },
     Row: {
         "name": _NAME,

@@ -25,8 +25,8 @@ from typing import Protocol
 
 import trio
 
-from storage_node.device import Batch, Device, DeviceWrite
-from storage_node.operations import Answer, Locked, PutObject, Written
+from storage_node.device import Batch, Device, DeviceWrite, PutBlob
+from storage_node.operations import Answer, Locked, PutObject, PutRow, Written
 from storage_node.wire_settings import ServerSettings
 
 _WEIGHT = 0.2
@@ -43,7 +43,7 @@ class InlinePolicy:
     def __init__(self, inline_s_max: float) -> None:
         self._inline_s_max = inline_s_max
         self.average_s = 0.0
-        self.inline = True
+        self.inline = inline_s_max > 0
         """What to do next."""
 
     def record(self, duration_s: float) -> None:
@@ -124,7 +124,7 @@ class GroupCommit:
     def submit(self, operation: DeviceWrite, sink: Sink, token: int) -> bool:
         """Queue a write; its answer goes to `sink` with `token`. False: not taken, too much waits or the disk hangs."""
         operations = self._operations
-        size_bytes = len(operation.data) if type(operation) is PutObject else 0
+        size_bytes = 0 if type(operation) is PutRow else _data_bytes(operation)
         if (
             len(operations) >= self._settings.pending_operations_max
             or self._pending_bytes + size_bytes > self._settings.pending_bytes_max
@@ -228,4 +228,9 @@ class GroupCommit:
 
 
 def _data_bytes(operation: DeviceWrite) -> int:
-    return len(operation.data) if type(operation) is PutObject else 0
+    """What it adds to the log beyond its few hundred bytes."""
+    if type(operation) is PutObject:
+        return len(operation.data)
+    if type(operation) is PutBlob and operation.writer.in_memory:
+        return operation.writer.size_bytes
+    return 0

@@ -28,6 +28,8 @@ class ServerSettings:
     inline_s_max: float = 0.001
     """A device whose syncs (or cold reads) take less on average is waited for in place, since handing the wait to a thread
     costs a good part of that; a slower one is waited for in a thread."""
+    inline_write_s_max: float = 0.005
+    """The same for one chunk of a bulk transfer on its way to the page cache."""
     stall_s_max: float = 2.0
     """While a sync has been running for longer than this, writes are answered BUSY at once."""
     slow_reads_max: int = 64
