@@ -40,8 +40,8 @@ from proxy.http.message import (
     ResponseStream,
 )
 from proxy.http.patience import Wait
-from proxy.http.responses import BODILESS, CHUNKED_END, Stamps, framing, render_head, sends_body
-from proxy.http.wire import HEAD_READ_BYTES, TooSlow, Wire
+from proxy.http.responses import BODILESS, CHUNKED_END, Stamps, framing, render_head, render_last, sends_body
+from proxy.http.wire import HEAD_READ_BYTES, ReadsTooSlowly, TooSlow, Wire
 
 log = structlog.get_logger("proxy.http")
 
@@ -111,10 +111,12 @@ AnyBody: TypeAlias = LengthBody | ChunkedBody | NoBody
 class Connection:
     """Serves one client until one of the two has enough."""
 
-    __slots__ = ("_service", "wire")
+    __slots__ = ("_accounted_bytes", "_service", "wire")
 
     def __init__(self, service: Service, wire: Wire) -> None:
         self._service = service
+        self._accounted_bytes = 0
+        """Received, and in the access log already."""
         self.wire = wire
 
     async def run(self) -> None:
@@ -122,13 +124,17 @@ class Connection:
         wire = self.wire
         reset = True
         try:
-            await self._serve()
+            try:
+                await self._serve()
+            except HttpError as error:
+                await self._refuse(error)
             reset = False
-        except HttpError as error:
-            await self._refuse(error)
+        except ReadsTooSlowly:
+            pass  # what it has not read yet is dropped
+        except TooSlow:
             reset = False
-        except (TooSlow, OSError, ResponseBroken):
-            pass  # counted where it is known why
+        except (OSError, ResponseBroken):
+            pass  # the client's end of it, or logged where it was found
         except Exception:
             log.exception("connection failed", client=wire.client)
         finally:
@@ -145,10 +151,10 @@ class Connection:
         service = self._service
         parse = service.parser.parse
         handler = service.handler
-        access_log = service.access_log
         stamps = service.stamps
-        started_s = 0.0
-        while True:
+        has_log = service.access_log is not None
+        goes_on = True
+        while goes_on:
             if wire.buffer or not wire.requests:
                 head_bytes = await self._read_head()
             else:
@@ -157,9 +163,8 @@ class Connection:
                 head_bytes = self._take_head() or await self._read_head()
             if not head_bytes:
                 return
-            if access_log is not None:
+            if has_log:
                 started_s = time.perf_counter()
-                received_before = wire.received_bytes - len(wire.buffer) - len(head_bytes)
                 sent_before = wire.sent_bytes
             head = parse(head_bytes)
             wire.requests += 1
@@ -167,43 +172,46 @@ class Connection:
             body = self._body(head) if head.content_length or head.chunked else NO_BODY
             transaction_id = stamps.transaction_id()
             request = Request(head.method, head.target, head.headers, body, wire.client, transaction_id)
+            status = CLIENT_GONE
             try:
-                response: Response | None = await handler(request)
-            except Exception as error:
-                response = self._failure(error, request)
-            if response is not None:
+                response = await handler(request)
                 content = response.body
+                status = response.status
                 if (
                     head.is_plain
                     and (body is NO_BODY or body.finished)
                     and type(content) is bytes
                     and len(content) <= JOIN_BYTES_MAX
-                    and response.status not in BODILESS
+                    and status not in BODILESS
                     and not response.close
                     and not service.stopping
                 ):
-                    framing_line = b"Content-Length: %d\r\n" % len(content)
-                    data = render_head(response, framing_line, b"", stamps, transaction_id) + content
-                    try:
-                        sent = wire.send_now(data)
-                    except BlockingIOError:
-                        sent = 0
-                    wire.sent_bytes += sent
-                    if sent < len(data):
-                        await wire.send(memoryview(data)[sent:])
-                    goes_on = True
+                    rendered = render_head(
+                        response, b"Content-Length: %d\r\n" % len(content), b"", stamps, transaction_id
+                    )
+                    await wire.send(rendered + content)
                 else:
                     goes_on = await self._respond(request, head, body, response)
-            else:
-                goes_on = False
-            if access_log is not None:
-                access_log(
-                    head.method, head.target, CLIENT_GONE if response is None else response.status,
-                    wire.received_bytes - len(wire.buffer) - received_before, wire.sent_bytes - sent_before,
-                    time.perf_counter() - started_s, transaction_id,
-                )  # fmt: skip
-            if not goes_on:
-                return
+            except (OSError, TooSlow, ResponseBroken):
+                raise
+            except Exception as error:
+                status, goes_on = await self._respond_to_failure(request, head, body, error)
+            finally:
+                if has_log:
+                    self._log_access(head.method, head.target, status, sent_before, started_s, transaction_id)
+
+    def _log_access(
+        self, method: str, target: bytes, status: int, sent_before: int, started_s: float, transaction_id: str
+    ) -> None:
+        """Tell the owner of a request that is over."""
+        wire = self.wire
+        access_log = self._service.access_log
+        assert access_log is not None
+        used_bytes = wire.received_bytes - len(wire.buffer)
+        received_bytes = used_bytes - self._accounted_bytes
+        self._accounted_bytes = used_bytes
+        duration_s = time.perf_counter() - started_s
+        access_log(method, target, status, received_bytes, wire.sent_bytes - sent_before, duration_s, transaction_id)
 
     def _take_head(self) -> bytes:
         """What came, if it is one whole head; else b"", and what came is in the buffer."""
@@ -262,103 +270,128 @@ class Connection:
                 return b""
             buffer = buffer + data if buffer else data
 
-    def _failure(self, error: Exception, request: Request) -> Response | None:
-        """What to answer when the handler, or its response's first piece, raised."""
+    async def _respond_to_failure(
+        self, request: Request, head: RequestHead, body: AnyBody, error: Exception
+    ) -> tuple[int, bool]:
+        """Answer a request whose handler, or whose response's beginning, raised: status, and whether to go on."""
+        http_error = self._explain(error, request)
+        if http_error is None:
+            return CLIENT_GONE, False
+        response = self._service.render_error(http_error, request.transaction_id)
+        return response.status, await self._respond(request, head, body, response)
+
+    def _explain(self, error: Exception, request: Request) -> HttpError | None:
+        """What to tell the client of an error; None when it has gone. Logs what is our own fault."""
         cause = _find(error, BodyError)
         if isinstance(cause, ClientDisconnected):
             return None
         counters = self._service.counters
         if cause is not None:
             counters.refused += 1
-            if isinstance(cause, BodyTimeout):
-                http_error = HttpError(408, str(cause) or "the body did not arrive in time")
-            elif isinstance(cause, BodyTooLarge):
-                http_error = HttpError(413, str(cause))
-            else:
-                http_error = HttpError(400, str(cause))
-        elif isinstance(error, HttpError):
-            http_error = error
-        else:
-            counters.failed += 1
-            log.error(
-                "request failed", transaction_id=request.transaction_id, method=request.method,
-                path=request.path.decode("latin-1"), client=request.client, exc_info=error,
-            )  # fmt: skip
-            http_error = HttpError(500, "internal error; the transaction id tells us where to look")
-        return self._service.render_error(http_error, request.transaction_id)
+            status = 408 if isinstance(cause, BodyTimeout) else 413 if isinstance(cause, BodyTooLarge) else 400
+            return HttpError(status, str(cause))
+        if isinstance(error, HttpError):
+            counters.refused += 1
+            return error
+        counters.failed += 1
+        log.error(
+            "request failed", transaction_id=request.transaction_id, method=request.method,
+            path=request.path.decode("latin-1"), client=request.client, exc_info=error,
+        )  # fmt: skip
+        return HttpError(500, "internal error; the transaction id tells us where to look")
 
     async def _refuse(self, error: HttpError) -> None:
         """Answer what never became a request."""
         service = self._service
+        wire = self.wire
         service.counters.refused += 1
         transaction_id = service.stamps.transaction_id()
+        sent_before = wire.sent_bytes
+        started_s = time.perf_counter()
+        wire.buffer = b""
         response = service.render_error(error, transaction_id)
-        body = response.body if isinstance(response.body, (bytes, memoryview)) else b""
-        head = render_head(
-            response,
-            b"Content-Length: %d\r\n" % len(body),
-            b"Connection: close\r\n",
-            service.stamps,
-            transaction_id,
-        )
+        await wire.send(render_last(response, service.stamps, transaction_id))
         if service.access_log is not None:
-            service.access_log("-", b"-", error.status, len(self.wire.buffer), len(head), 0.0, transaction_id)
-        await self.wire.send(head + body)
-        await self.wire.linger(service.limits.linger_bytes_max)
+            self._log_access("-", b"-", response.status, sent_before, started_s, transaction_id)
+        await wire.linger(service.limits.linger_bytes_max)
 
     async def _respond(self, request: Request, head: RequestHead, body: AnyBody, response: Response) -> bool:
-        """Send the response and see to the rest of the request. False: the connection is to be closed."""
-        service = self._service
-        wire = self.wire
-        stream: ResponseStream | None = None
-        first: bytes | memoryview = b""
-        if not isinstance(response.body, (bytes, memoryview)):
-            stream = response.body
-            if sends_body(head.method, response.status):
-                try:
-                    first = await stream.read()
-                except Exception as error:
-                    await stream.aclose()
-                    failure = self._failure(error, request)
-                    if failure is None:
-                        return False
-                    return await self._respond(request, head, body, failure)
-                except BaseException:
-                    await _close_shielded(stream)
-                    raise
+        """Send the response and see to the rest of the request. False: the connection is to be closed.
+
+        Raises what the response's stream raises before anything was sent, `HeaderInjection` likewise; and `ResponseBroken`,
+        `OSError` and `TooSlow` later.
+        """
+        limits = self._service.limits
+        content = response.body
+        if isinstance(content, (bytes, memoryview)):
+            rendered, keep_alive = self._render(request, head, body, response)
+            if not content or not sends_body(head.method, response.status):
+                await self.wire.send(rendered)
+            elif len(content) <= JOIN_BYTES_MAX:
+                await self.wire.send(rendered + content)
             else:
-                await stream.aclose()
-                stream = None
+                await self.wire.send_parts(rendered, content)
+        else:
+            try:
+                keep_alive = await self._respond_with_stream(request, head, body, response, content)
+            except trio.Cancelled:
+                with trio.move_on_after(CLOSE_S, shield=True):
+                    await content.aclose()
+                raise
+            except BaseException:
+                await content.aclose()
+                raise
+            await content.aclose()
+        if keep_alive and (body.finished or await body.drain(limits.drain_bytes_max)):
+            return True
+        if not body.finished:
+            await self.wire.linger(limits.linger_bytes_max)
+        return False
+
+    def _render(self, request: Request, head: RequestHead, body: AnyBody, response: Response) -> tuple[bytes, bool]:
+        """The response's head, and whether the connection goes on after it."""
+        service = self._service
+        framing_line = framing(response, head.method, head.is_http11)
         keep_alive = (
             head.keep_alive
             and not response.close
             and not service.stopping
             and body.can_be_drained(service.limits.drain_bytes_max)
+            # Without framing, the connection's end is the body's.
+            and (framing_line != b"" or not sends_body(head.method, response.status))
         )
-        framing_line = framing(response, head.method, head.is_http11)
-        if stream is not None and not framing_line:
-            keep_alive = False  # the connection's end is the body's
+        connection_line = b"Connection: close\r\n"
         if keep_alive:
             connection_line = b"" if head.is_http11 else b"Connection: keep-alive\r\n"
-        else:
-            connection_line = b"Connection: close\r\n"
         rendered = render_head(response, framing_line, connection_line, service.stamps, request.transaction_id)
-        if stream is not None:
+        return rendered, keep_alive
+
+    async def _respond_with_stream(
+        self, request: Request, head: RequestHead, body: AnyBody, response: Response, stream: ResponseStream
+    ) -> bool:
+        """A response with a streamed body: True where the connection goes on. The caller closes the stream."""
+        wire = self.wire
+        if not sends_body(head.method, response.status):
+            rendered, keep_alive = self._render(request, head, body, response)
+            await wire.send(rendered)
+            return keep_alive
+        # Before the head: what goes wrong with the first piece can still be told properly. And a handler that sends the
+        # request's body back reads it to its end only here.
+        first = await stream.read()
+        rendered, keep_alive = self._render(request, head, body, response)
+        try:
             await self._send_stream(rendered, first, stream, response.length, head.is_http11)
-        else:
-            content = response.body
-            assert isinstance(content, (bytes, memoryview))
-            if not content or not sends_body(head.method, response.status):
-                await wire.send(rendered)
-            elif len(content) <= JOIN_BYTES_MAX:
-                await wire.send(rendered + content)
-            else:
-                await wire.send_parts(rendered, content)
-        if keep_alive and (body.finished or await body.drain(service.limits.drain_bytes_max)):
-            return True
-        if not body.finished:
-            await wire.linger(service.limits.linger_bytes_max)
-        return False
+        except (OSError, TooSlow):
+            raise
+        except Exception as error:
+            if _find(error, ClientDisconnected) is None:
+                self._service.counters.failed += 1
+                log.error(
+                    "response broke off", transaction_id=request.transaction_id, method=request.method,
+                    path=request.path.decode("latin-1"), client=request.client, exc_info=error,
+                )  # fmt: skip
+            raise ResponseBroken(str(error)) from error
+        return keep_alive
 
     async def _send_stream(
         self, head: bytes, piece: bytes | memoryview, stream: ResponseStream, length: int | None, is_http11: bool
@@ -367,41 +400,24 @@ class Connection:
         wire = self.wire
         chunked = length is None and is_http11
         sent_bytes = 0
-        try:
-            while piece:
-                sent_bytes += len(piece)
-                if length is not None and sent_bytes > length:
-                    raise ResponseBroken(f"the response's stream is longer than {length} bytes")
-                if chunked:
-                    await wire.send_parts(head, b"%x\r\n" % len(piece), piece, b"\r\n")
-                elif head:
-                    await wire.send_parts(head, piece)
-                else:
-                    await wire.send(piece)
-                head = b""
-                piece = await stream.read()
-            if length is not None and sent_bytes < length:
-                raise ResponseBroken(f"the response's stream ended after {sent_bytes} of {length} bytes")
-            if head or chunked:
-                await wire.send(head + CHUNKED_END if chunked else head)
-        except (OSError, TooSlow):
-            await stream.aclose()
-            raise
-        except Exception as error:
-            self._service.counters.failed += 1
-            log.error("response broke off", client=wire.client, sent_bytes=sent_bytes, exc_info=error)
-            await stream.aclose()
-            raise ResponseBroken(str(error)) from error
-        except BaseException:
-            await _close_shielded(stream)
-            raise
-        await stream.aclose()
-
-
-async def _close_shielded(stream: ResponseStream) -> None:
-    """Close a stream within a task that is being cancelled."""
-    with trio.move_on_after(CLOSE_S, shield=True):
-        await stream.aclose()
+        while piece:
+            sent_bytes += len(piece)
+            if length is not None and sent_bytes > length:
+                raise ResponseBroken(f"the response's stream is longer than {length} bytes")
+            if chunked:
+                await wire.send_parts(head, b"%x\r\n" % len(piece), piece, b"\r\n")
+            elif head:
+                await wire.send_parts(head, piece)
+            else:
+                await wire.send(piece)
+            head = b""
+            piece = await stream.read()
+        if length is not None and sent_bytes < length:
+            raise ResponseBroken(f"the response's stream ended after {sent_bytes} of {length} bytes")
+        if chunked:
+            await wire.send(head + CHUNKED_END)
+        elif head:
+            await wire.send(head)
 
 
 def _find(error: BaseException, kind: type[BodyError]) -> BodyError | None:

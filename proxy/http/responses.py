@@ -113,3 +113,10 @@ def render_head(
     if head.count(b"\n") != line_count or head.count(b"\r") != line_count:
         raise HeaderInjection("a line end in a response header")
     return head
+
+
+def render_last(response: Response, stamps: Stamps, transaction_id: str) -> bytes:
+    """A whole response that is the last of its connection. Its body must be bytes; a stream is left out."""
+    body = response.body if isinstance(response.body, (bytes, memoryview)) else b""
+    length_line = b"Content-Length: %d\r\n" % len(body)
+    return render_head(response, length_line, b"Connection: close\r\n", stamps, transaction_id) + body

@@ -30,7 +30,7 @@ from proxy.http.head import HeadParser, HttpError
 from proxy.http.limits import HttpLimits
 from proxy.http.message import Handler, Response
 from proxy.http.patience import Wait
-from proxy.http.responses import Stamps, render_head
+from proxy.http.responses import Stamps, render_last
 from proxy.http.wire import Wire
 
 log = structlog.get_logger("proxy.http")
@@ -197,15 +197,10 @@ class HttpServer:
     def _turn_away(self, connected: socket.socket) -> None:
         """Say 503 to a client that is one too many, as far as the kernel takes it at once."""
         self._counters.turned_away += 1
-        stamps = self._service.stamps
-        transaction_id = stamps.transaction_id()
+        transaction_id = self._service.stamps.transaction_id()
         response = self._service.render_error(HttpError(503, "too many connections; try again"), transaction_id)
-        body = response.body if isinstance(response.body, (bytes, memoryview)) else b""
-        head = render_head(
-            response, b"Content-Length: %d\r\n" % len(body), b"Connection: close\r\n", stamps, transaction_id
-        )
         with connected, contextlib.suppress(OSError):
-            connected.send(head + body)
+            connected.send(render_last(response, self._service.stamps, transaction_id))
             connected.shutdown(socket.SHUT_WR)
             connected.recv(65536)  # what came already would turn the close into a reset
 

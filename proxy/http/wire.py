@@ -36,6 +36,10 @@ class TooSlow(Exception):
     """The client was waited for until its time was up (or the server stops)."""
 
 
+class ReadsTooSlowly(TooSlow):
+    """The client did not take what was sent to it."""
+
+
 class Wire:
     """The socket, what was read ahead from it, and what the sweep wants to know."""
 
@@ -78,12 +82,12 @@ class Wire:
 
     async def _wait_writable(self) -> None:
         if self.expired:
-            raise TooSlow
+            raise ReadsTooSlowly
         self.waits_for = Wait.SEND
         try:
             await trio.lowlevel.wait_writable(self._fd)
         except trio.ClosedResourceError:
-            raise TooSlow from None
+            raise ReadsTooSlowly from None
         finally:
             self.waits_for = Wait.NOTHING
         self.budget = BUDGET_BYTES
