@@ -349,3 +349,4 @@ class PutBlob(NamedTuple):
     writer: BlobWriter
     manifest: bool = False
     lock: int | None = None
+    meta_timestamp: int = 0

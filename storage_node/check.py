@@ -31,6 +31,7 @@ from storage_node.digest import BUCKET_COUNT, DigestTable, bucket_of, catalog_di
 from storage_node.errors import CorruptData
 from storage_node.index import (
     BLOB_TAG,
+    FORGET_TAG,
     PLACE,
     ROW_TAGS,
     STATE_KEY,
@@ -42,7 +43,7 @@ from storage_node.index import (
 )
 from storage_node.log import PlaceGone, Scan, list_segments, open_segment
 from storage_node.operations import Space
-from storage_node.record import CATALOG, ROW, SPACE_SHIFT, TOMBSTONE, Record, decode
+from storage_node.record import CATALOG, FORGET, ROW, SPACE_SHIFT, TOMBSTONE, Record, decode
 from storage_node.recovery import record_key
 from storage_node.state import SPACES, Counters
 
@@ -91,6 +92,7 @@ class Checker:
             ("index", self._check_objects),
             ("index", self._check_catalogs),
             ("index", self._check_row_keys),
+            ("index", self._check_forgotten),
             ("blobs", self._check_blobs),
             ("digests", self._check_digests),
             ("totals", self._check_figures),
@@ -140,11 +142,15 @@ class Checker:
         value = view.value(key)
         where = f"segment {number}, record at {record.offset}"
         if value is None:
-            yield f"{where}: the index knows nothing of {record.key!r}"
+            # A FORGET is dropped when its name is written again.
+            if record.kind != FORGET and view.value(FORGET_TAG + key) is None:
+                yield f"{where}: the index knows nothing of {record.key!r}"
             return
         if PLACE.unpack_from(value) == (number, record.offset, record.length):
             return
-        if record.kind == ROW:
+        if record.kind == FORGET:
+            stale = False
+        elif record.kind == ROW:
             row = decode_row(value)
             stale = (row.timestamp, row.sub_timestamp) < (record.timestamp, record.timestamp_2)
         elif record.kind == CATALOG:
@@ -292,6 +298,19 @@ class Checker:
             count += len(key) != rows.POINTER_KEY_BYTES
         if count != self._rows_walked:
             yield f"{count} rows are kept, {self._rows_walked} can be reached from their catalogs"
+
+    def _check_forgotten(self, view: View) -> Iterator[str]:
+        for key, value in _raw(view, FORGET_TAG, FORGET_TAG[0]):
+            self._counters.forgotten += 1
+            try:
+                record = self._record_of(view, value)
+            except (CorruptData, PlaceGone, OSError) as error:
+                yield f"a forgotten name {key[1:].hex()}: {error}"
+                continue
+            if record.kind != FORGET or record_key(record) != key:
+                yield f"a forgotten name {key[1:].hex()}: its record says something else"
+            if view.value(key[1:]) is not None:
+                yield f"{record.key!r} is forgotten, and there"
 
     # ---------------------------------------------------------------------------------------------------------- figures
 

@@ -32,6 +32,10 @@ from storage_node.operations import (
     ROW_NAME_BYTES_MAX,
     DeleteCatalog,
     DeleteObject,
+    ForgetCatalog,
+    ForgetObject,
+    ForgetRow,
+    JoinCatalog,
     Locked,
     LockObject,
     PutCatalog,
@@ -55,6 +59,7 @@ from storage_node.record import (
     TOMBSTONE,
     encode,
 )
+from storage_node.replica import ReplicaOperations
 from storage_node.rows import PIECE_BYTES, row_base, row_key
 from storage_node.timestamp import TIMESTAMP_MAX
 from storage_node.view import COLLISION
@@ -82,6 +87,7 @@ class Decider(Installer):
         self._now_ms = now_ms
         self._locks: dict[bytes, tuple[int, int]] = {}
         """Hash -> (timestamp, when it expires in ms)."""
+        replica = ReplicaOperations(self)
         self.handlers: dict[type, Callable[[Any], Written | Locked]] = {
             PutObject: self._put_object,
             DeleteObject: self._delete_object,
@@ -92,6 +98,10 @@ class Decider(Installer):
             DeleteCatalog: self._delete_catalog,
             PutRow: self._put_row,
             PutBlob: self._put_blob,
+            JoinCatalog: replica.join_catalog,
+            ForgetObject: replica.forget_object,
+            ForgetRow: replica.forget_row,
+            ForgetCatalog: replica.forget_catalog,
         }
 
     def append(
@@ -194,30 +204,31 @@ class Decider(Installer):
     # ----------------------------------------------------------------------------------------------------------- objects
 
     def _put_object(self, operation: PutObject) -> Written:
-        hash_, key, timestamp, meta, data, manifest, lock = operation
+        hash_, key, timestamp, meta, data, manifest, lock, meta_timestamp = operation
         if len(data) > self._settings.inline_bytes_max:
             return Written(Status.REFUSED, detail=f"{len(data)} bytes of data in a PutObject")
         flags = FLAG_MANIFEST if manifest else 0
-        return self._put(hash_, key, timestamp, meta, flags, lock, OBJECT, len(data), data, 0)
+        return self._put(hash_, key, timestamp, meta_timestamp, meta, flags, lock, OBJECT, len(data), data, 0)
 
     def _put_blob(self, operation: PutBlob) -> Written:
         """Like PutObject, its data in a finished writer."""
-        hash_, key, timestamp, meta, writer, manifest, lock = operation
+        hash_, key, timestamp, meta, writer, manifest, lock, meta_timestamp = operation
         if not isinstance(writer, BlobWriter) or not writer.finished:
             return Written(Status.REFUSED, detail="the writer of a PutBlob is not finished")
         self.batch.writers.append(writer)
         flags = FLAG_MANIFEST if manifest else 0
         if writer.in_memory:
             data = writer.take_data()
-            return self._put(hash_, key, timestamp, meta, flags, lock, OBJECT, len(data), data, 0)
+            return self._put(hash_, key, timestamp, meta_timestamp, meta, flags, lock, OBJECT, len(data), data, 0)
         size, data, checksum = writer.size_bytes, writer.blob_id, writer.table_checksum
-        return self._put(hash_, key, timestamp, meta, flags, lock, BLOB, size, data, checksum)
+        return self._put(hash_, key, timestamp, meta_timestamp, meta, flags, lock, BLOB, size, data, checksum)
 
     def _put(
         self,
         hash_: bytes,
         key: bytes,
         timestamp: int,
+        meta_timestamp: int,
         meta: bytes,
         flags: int,
         lock: int | None,
@@ -241,10 +252,12 @@ class Decider(Installer):
             answer = self._replace(old, key, timestamp)
             if answer.status != Status.APPLIED:
                 return answer
-        place = self.append(kind, flags, hash_, timestamp, timestamp, size, table_checksum, key, meta, data)
+        # A copy of another replica's object comes with metadata that was updated since.
+        meta_timestamp = meta_timestamp if meta_timestamp > timestamp else timestamp
+        place = self.append(kind, flags, hash_, timestamp, meta_timestamp, size, table_checksum, key, meta, data)
         blob_id = data if kind == BLOB else b""
         self.install_entry(
-            hash_, old, place, kind, flags, timestamp, timestamp, size, key, meta, blob_id, table_checksum
+            hash_, old, place, kind, flags, timestamp, meta_timestamp, size, key, meta, blob_id, table_checksum
         )
         if lock is not None:
             self._locks.pop(hash_, None)
@@ -422,7 +435,7 @@ class Decider(Installer):
     # -------------------------------------------------------------------------------------------------------------- rows
 
     def _put_row(self, operation: PutRow) -> Written:
-        space, hash_, name, timestamp, sub_timestamp, deleted, object_count, size_bytes, payload = operation
+        space, hash_, name, timestamp, sub_timestamp, deleted, object_count, size_bytes, payload, replica = operation
         if not (
             (space == 1 or space == 2)
             and len(hash_) == HASH_BYTES
@@ -440,7 +453,7 @@ class Decider(Installer):
         loaded = self.load_catalog(space, hash_)
         if loaded is None:
             return Written(Status.NO_CATALOG)
-        if loaded.catalog.created <= loaded.catalog.deleted:
+        if loaded.catalog.created <= loaded.catalog.deleted and not (replica and deleted):
             return Written(Status.NO_CATALOG, loaded.catalog.deleted)
         if len(name) <= PIECE_BYTES:
             index_key = ROW_TAGS[space] + hash_ + name

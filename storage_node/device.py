@@ -67,7 +67,7 @@ from storage_node.operations import (
     Written,
 )
 from storage_node.parts import Parts
-from storage_node.record import moved
+from storage_node.record import FORGET, moved
 from storage_node.settings import DeviceSettings
 from storage_node.upkeep import Upkeep
 from storage_node.view import digests_refused, is_coarse
@@ -119,6 +119,7 @@ class Device:
         self._token = random_bytes(8)
         """The second half of the blob ids of this opening."""
         self._decider = Decider(parts.view, parts.settings, now_ms)
+        self._decider.any_forgotten = parts.state.counters.forgotten > 0
         self._upkeep = Upkeep(parts, now_ms, self._room, self._token)
         self._batch: Batch | None = None
         self._closed = False
@@ -228,11 +229,18 @@ class Device:
                 continue
             if int.from_bytes(value[4:8], "little") != record.offset:
                 continue
+            if record.kind == FORGET and not self._may_hold(record.extra, segment):
+                decider.drop_forget(index_key[1:])
+                continue
             raw = moved(record, batch.seed, batch.offset, batch.durable)
             batch.records.append(raw)
             decider.install_copy(index_key, value, (batch.segment, batch.offset, len(raw)))
             batch.offset += len(raw)
         moves.clear()
+
+    def _may_hold(self, floor: int, leaving: int) -> bool:
+        """Whether a segment beside the one that is emptied is old enough to hold what was forgotten."""
+        return any(number <= floor for number in self._parts.state.size if number != leaving)
 
     def _append(self, batch: Batch) -> None:
         try:

@@ -8,6 +8,7 @@ Idea: one unnamed database for each environment, keys told apart by their first 
     00..02 hash                     an object, container or account (the byte is its Space)
     10..12 hash name                a row of that catalog (rows.py; 18..1a for names that do not fit a key)
     20 blob id                      -> hash of the object that owns the blob
+    28 key of an entry, catalog or row      what was forgotten (replica.py): place of the FORGET record, segment
     30 space chunk                  digests (index only)
     40                              the state that goes with a checkpoint (index only)
     41                              the log's position that all of this stands for
@@ -40,6 +41,7 @@ from storage_node.record import BLOB, FLAG_DELETED, FLAG_MANIFEST, TOMBSTONE
 ROW_TAG = 0x10
 LONG_ROW_TAG = 0x18
 BLOB_TAG = b"\x20"
+FORGET_TAG = b"\x28"
 DIGEST_TAG = 0x30
 STATE_KEY = b"\x40"
 POSITION_KEY = b"\x41"
@@ -64,6 +66,9 @@ CATALOG = Struct("<IIIHxxQQQQQQQ16s")
 CATALOG_BYTES = CATALOG.size
 
 assert ENTRY_BYTES == 40
+
+FORGOTTEN = Struct("<IIII")
+"""Place, and the number of the last segment that may hold what was forgotten."""
 
 unpack_entry = ENTRY.unpack_from
 pack_entry = ENTRY.pack
@@ -264,6 +269,7 @@ def public_catalog(found: IndexedCatalog, meta: dict[bytes, tuple[bytes, int]]) 
         found.size_bytes,
         found.digest.to_bytes(16, "big"),
         found.newest_row,
+        found.touched,
     )
 
 

@@ -21,6 +21,8 @@ from storage_node.index import (
     BLOB_REFERENCE,
     BLOB_TAG,
     ENTRY_BYTES,
+    FORGET_TAG,
+    FORGOTTEN,
     PLACE,
     REMOVED,
     SPACE_TAGS,
@@ -47,6 +49,8 @@ class Installer:
     def __init__(self, view: View) -> None:
         self.view = view
         self.batch = Batch(0)
+        self.any_forgotten = False
+        """Whether names may have been forgotten: writing one of them again takes note of it."""
 
     def lookup(self, key: bytes) -> bytes | None:
         """The newest value of an index key, None if there is none."""
@@ -95,6 +99,8 @@ class Installer:
                 counters.objects -= 1
                 if old_kind == BLOB:
                     self._free_blob(old[ENTRY_BYTES : ENTRY_BYTES + 16], old_size, blob_id)
+        elif self.any_forgotten:
+            self.drop_forget(b"\x00" + hash_)
         self.count_live(segment, length)
         value = pack_entry(segment, offset, length, kind, flags, len(key), timestamp, meta_timestamp, size)
         if kind == TOMBSTONE:
@@ -155,6 +161,8 @@ class Installer:
         self.count_live(found.segment, found.length)
         found.created, found.deleted, found.touched, found.meta = created, deleted, touched, meta
         loaded.changed = True
+        if self.any_forgotten:
+            self.drop_forget(loaded.index_key)
 
     def finish_catalogs(self) -> None:
         """Write the changed catalogs of the batch: once, however many rows they were given."""
@@ -204,10 +212,13 @@ class Installer:
                 found.object_count -= old_count
                 found.size_bytes -= old_size
                 batch.counters.rows -= 1
-        elif len(name) > rows.PIECE_BYTES:
-            base = rows.row_base(loaded.space, loaded.hash)
-            for pointer in rows.pointer_keys(base, name):
-                batch.writes[pointer] = rows.POINTER
+        else:
+            if len(name) > rows.PIECE_BYTES:
+                base = rows.row_base(loaded.space, loaded.hash)
+                for pointer in rows.pointer_keys(base, name):
+                    batch.writes[pointer] = rows.POINTER
+            if self.any_forgotten:
+                self.drop_forget(index_key)
         self.count_live(segment, length)
         if not deleted:
             found.row_count += 1
@@ -219,6 +230,68 @@ class Installer:
         batch.writes[index_key] = (
             pack_row(segment, offset, length, deleted, timestamp, sub_timestamp, object_count, size_bytes) + payload
         )
+
+    # -------------------------------------------------------------------------------------------------------- forgetting
+
+    def remove_entry(self, hash_: bytes, old: bytes) -> None:
+        """Let there be no entry; `old` is its value."""
+        batch = self.batch
+        segment, _, length, kind, _, _, timestamp, meta_timestamp, size = unpack_entry(old)
+        self.count_live(segment, -length)
+        if kind == TOMBSTONE:
+            batch.counters.tombstones -= 1
+        else:
+            batch.counters.objects -= 1
+            if kind == BLOB:
+                self._free_blob(old[ENTRY_BYTES : ENTRY_BYTES + 16], size, b"")
+        digest = entry_digest(hash_, timestamp, meta_timestamp, kind == TOMBSTONE)
+        batch.toggles.append((0, hash_[0] << 8 | hash_[1], digest))
+        batch.writes[b"\x00" + hash_] = REMOVED
+
+    def remove_row(self, loaded: LoadedCatalog, index_key: bytes, old: bytes, name: bytes) -> None:
+        """Let there be no such row; `old` is its value."""
+        found = loaded.catalog
+        loaded.changed = True
+        segment, _, length, flags, timestamp, sub_timestamp, object_count, size_bytes = unpack_row(old)
+        self.count_live(segment, -length)
+        if not flags & 1:
+            found.row_count -= 1
+            found.object_count -= object_count
+            found.size_bytes -= size_bytes
+            self.batch.counters.rows -= 1
+        found.digest ^= row_digest(name, timestamp, sub_timestamp, flags & 1)
+        self.batch.writes[index_key] = REMOVED
+
+    def remove_catalog(self, loaded: LoadedCatalog) -> None:
+        """Let there be no such catalog; it has no rows."""
+        batch = self.batch
+        found = loaded.catalog
+        if found.length:
+            self.count_live(found.segment, -found.length)
+        batch.toggles.append((loaded.space, loaded.hash[0] << 8 | loaded.hash[1], loaded.digest_before))
+        if loaded.space == Space.CONTAINER:
+            batch.counters.containers -= loaded.live_before
+        else:
+            batch.counters.accounts -= loaded.live_before
+        batch.writes[loaded.index_key] = REMOVED
+        del batch.catalogs[loaded.index_key]
+
+    def install_forget(self, index_key: bytes, place: tuple[int, int, int], floor: int) -> None:
+        """Remember that what was kept under a key is forgotten; it may lie in segments up to `floor`."""
+        self.any_forgotten = True
+        self.drop_forget(index_key)
+        self.count_live(place[0], place[2])
+        self.batch.counters.forgotten += 1
+        self.batch.writes[FORGET_TAG + index_key] = FORGOTTEN.pack(*place, floor)
+
+    def drop_forget(self, index_key: bytes) -> None:
+        """Remember it no longer, if it was: the name is written again, or nothing is left that could come back."""
+        value = self.lookup(FORGET_TAG + index_key)
+        if value is not None:
+            segment, _, length = _unpack_place(value)
+            self.count_live(segment, -length)
+            self.batch.counters.forgotten -= 1
+            self.batch.writes[FORGET_TAG + index_key] = REMOVED
 
     # -------------------------------------------------------------------------------------------------------- compaction
 

@@ -95,6 +95,8 @@ class PutObject(NamedTuple):
     """The data is a manifest: whoever replaces this object is given it in `Written.replaced_manifest`."""
     lock: int | None = None
     """The timestamp of the LockObject that precedes this write, for a conditional one."""
+    meta_timestamp: int = 0
+    """Of the metadata, where it was updated after the data was written (a replica's copy). 0: it came with the data."""
 
 
 class DeleteObject(NamedTuple):
@@ -185,10 +187,73 @@ class PutRow(NamedTuple):
     size_bytes: int
     payload: bytes
     """Opaque: what a listing says of it beside the name, msgpack'ed by the proxy."""
+    replica: bool = False
+    """A tombstone row as another replica has it: taken also where the catalog is deleted, so that replicas end alike."""
+
+
+class JoinCatalog(NamedTuple):
+    """Bring a catalog to at least the state that another replica has: lives joined, newest items. -> Written
+
+    Creates it where it is missing, even as deleted. NOT_EMPTY where it would delete a catalog with live rows.
+    """
+
+    space: int
+    hash: bytes
+    key: bytes
+    created_timestamp: int
+    deleted_timestamp: int
+    touched_timestamp: int
+    meta: dict[bytes, tuple[bytes, int]]
+
+
+class ForgetObject(NamedTuple):
+    """Remove an entry of exactly this version, without a tombstone. -> Written (MISSING, NEWER: another version)
+
+    For what was handed over to the devices that should hold it, for tombstones that all of them have, and for what turned
+    out rotten and is to be fetched again.
+    """
+
+    hash: bytes
+    key: bytes
+    timestamp: int
+    meta_timestamp: int
+
+
+class ForgetRow(NamedTuple):
+    """Remove a row of exactly this version, without a tombstone. -> Written (MISSING, NEWER: another version)"""
+
+    space: int
+    hash: bytes
+    name: bytes
+    timestamp: int
+    sub_timestamp: int
+
+
+class ForgetCatalog(NamedTuple):
+    """Remove a catalog of exactly this state that has no rows left. -> Written (MISSING, NEWER, NOT_EMPTY)"""
+
+    space: int
+    hash: bytes
+    key: bytes
+    created_timestamp: int
+    deleted_timestamp: int
+    touched_timestamp: int
+    meta: dict[bytes, tuple[bytes, int]]
 
 
 WriteOperation: TypeAlias = (
-    PutObject | DeleteObject | UpdateObject | LockObject | UnlockObject | PutCatalog | DeleteCatalog | PutRow
+    PutObject
+    | DeleteObject
+    | UpdateObject
+    | LockObject
+    | UnlockObject
+    | PutCatalog
+    | DeleteCatalog
+    | PutRow
+    | JoinCatalog
+    | ForgetObject
+    | ForgetRow
+    | ForgetCatalog
 )
 
 
@@ -319,6 +384,8 @@ class Catalog(NamedTuple):
     """16 bytes: XOR over all rows, deleted ones too, of xxh3_128(name, versions). Equal digests: equal rows."""
     newest_row_timestamp: int = 0
     """The latest timestamp or sub_timestamp of any row applied here: of two replicas that differ, whose totals are later."""
+    touched_timestamp: int = 0
+    """The latest creation, whether or not the catalog was there already: a deletion before it came too late."""
 
 
 class FoundCatalog(NamedTuple):

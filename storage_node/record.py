@@ -20,6 +20,7 @@ that a later one calls durable is damage; one that nothing vouches for is the ta
     TOMBSTONE  object's deletion's deletion's    0        0             name  -         -
     CATALOG    catalog's created   deleted       touched  0             name  item map  -
     ROW        catalog's row's     sub_timestamp bytes    object count  row   payload   -
+    FORGET     its       its       its           touched  segment       its   -         -      (see replica.py)
 
 Rejected: msgpack for the header (three times slower to write and to check), a length-prefixed stream without magic (one bad
 length loses the rest of a segment), padding records to sectors (a row would take 4 KiB; a disk that tears a sector which it
@@ -40,10 +41,12 @@ HEADER_BYTES = PREFIX.size + BODY.size
 RECORD_BYTES_MAX = 24 * 1024 * 1024
 """More than any record that is written: a longer length is not believed."""
 
-OBJECT, BLOB, TOMBSTONE, CATALOG, ROW = 1, 2, 3, 4, 5
+OBJECT, BLOB, TOMBSTONE, CATALOG, ROW, FORGET = 1, 2, 3, 4, 5, 6
 
 FLAG_DELETED = 1
 FLAG_MANIFEST = 2
+FLAG_ROW = 4
+"""Of a FORGET: it is a row that is forgotten; without it, the space tells an object (0) from a catalog."""
 SPACE_SHIFT = 4
 """Bits 4 and 5: the catalog's space, for CATALOG and ROW."""
 
@@ -129,7 +132,7 @@ def decode(raw: bytes) -> Record | None:
     )
     meta_start = HEADER_BYTES + key_bytes
     data_start = meta_start + meta_bytes
-    if data_start > length or not OBJECT <= kind <= ROW:
+    if data_start > length or not OBJECT <= kind <= FORGET:
         return None
     return Record(
         offset,

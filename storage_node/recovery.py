@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import lmdb
 
-from storage_node.batch import Batch
+from storage_node.batch import Batch, LoadedCatalog
 from storage_node.blob import BLOB_ID_BYTES
 from storage_node.disk import WRITE, Disk
 from storage_node.errors import CorruptData
 from storage_node.identity import Layout
 from storage_node.index import (
+    FORGET_TAG,
     POSITION,
     POSITION_KEY,
     REMOVED,
@@ -48,7 +49,7 @@ from storage_node.log import (
     open_segment,
     segment_name,
 )
-from storage_node.record import BLOB, CATALOG, ROW, Record
+from storage_node.record import BLOB, CATALOG, FLAG_ROW, FORGET, ROW, Record
 from storage_node.rows import row_base, row_key
 from storage_node.state import Damage, State, load_state
 
@@ -80,11 +81,20 @@ class Recovered(NamedTuple):
 
 def record_key(record: Record) -> bytes:
     """The index key that a record is the state of."""
+    if record.kind == FORGET:
+        return FORGET_TAG + forgotten_key(record)
     if record.kind == ROW:
         return row_key(row_base(record.space, record.hash), record.key)
     if record.kind == CATALOG:
         return SPACE_TAGS[record.space] + record.hash
     return b"\x00" + record.hash
+
+
+def forgotten_key(record: Record) -> bytes:
+    """The index key of what a FORGET record is about. Raises IndexError for a space that there is not."""
+    if record.flags & FLAG_ROW:
+        return row_key(row_base(record.space, record.hash), record.key)
+    return SPACE_TAGS[record.space] + record.hash
 
 
 class Replayer(Installer):
@@ -97,6 +107,8 @@ class Replayer(Installer):
             self._replay_row(place, record)
         elif record.kind == CATALOG:
             self._replay_catalog(place, record)
+        elif record.kind == FORGET:
+            self._replay_forget(place, record)
         else:
             self._replay_entry(place, record)
 
@@ -162,6 +174,39 @@ class Replayer(Installer):
             record.meta,
         )
 
+    def _replay_forget(self, place: tuple[int, int, int], record: Record) -> None:
+        """What is not newer than the version that was forgotten goes; if something newer is there, nothing was."""
+        index_key = forgotten_key(record)
+        versions = (record.timestamp, record.timestamp_2)
+        if record.flags & FLAG_ROW:
+            loaded = self.load_catalog(record.space, record.hash)
+            old = self.lookup(index_key)
+            if old is not None and loaded is not None:
+                if unpack_row(old)[4:6] > versions:
+                    return
+                self.remove_row(loaded, index_key, old, record.key)
+                if self.lookup(FORGET_TAG + loaded.index_key) is not None:
+                    self._remove_if_empty(loaded)
+        elif record.space:
+            loaded = self.load_catalog(record.space, record.hash)
+            if loaded is not None:
+                if (loaded.catalog.touched, loaded.catalog.deleted) > (record.size, record.timestamp_2):
+                    return
+                self._remove_if_empty(loaded)
+        else:
+            old = self.lookup(index_key)
+            if old is not None:
+                item = decode_entry(old)
+                if (item.timestamp, item.meta_timestamp) > versions:
+                    return
+                self.remove_entry(record.hash, old)
+        self.install_forget(index_key, place, record.extra)
+
+    def _remove_if_empty(self, loaded: LoadedCatalog) -> None:
+        """A forgotten catalog goes with its last row, in whatever order compaction has left the records."""
+        if not loaded.catalog.digest and not loaded.catalog.row_count:
+            self.remove_catalog(loaded)
+
 
 class Recovery:
     """One recovery: `run` once."""
@@ -224,6 +269,7 @@ class Recovery:
                 found = load_state(txn)
                 self._state = found or State()
                 self._rebuilding = found is None
+                self._replayer.any_forgotten = self._state.counters.forgotten > 0
         except BaseException:
             env.close()
             raise

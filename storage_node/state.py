@@ -41,6 +41,8 @@ class Counters:
     """Live rows of live and deleted catalogs."""
     blobs: int = 0
     blob_bytes: int = 0
+    forgotten: int = 0
+    """Names of which the log holds a version that must not come back."""
 
     def add(self, other: Counters) -> None:
         """Add each figure."""
@@ -51,6 +53,7 @@ class Counters:
         self.rows += other.rows
         self.blobs += other.blobs
         self.blob_bytes += other.blob_bytes
+        self.forgotten += other.forgotten
 
     def values(self) -> list[int]:
         """The figures in the order of their declaration."""

@@ -1,0 +1,150 @@
+"""What replicators ask of a device beside what proxies do: joining a catalog's state, and forgetting what has gone home.
+
+Problem: a device decides operations in the order in which they arrive, and a replica that missed some cannot be brought to
+the same state by any of them: a catalog that was deleted and made anew elsewhere, say. And what lies on a device that is not
+its home must go without a trace that would travel: a tombstone would delete it everywhere.
+
+Idea: JoinCatalog carries a replica's whole state of a catalog and joins it with the one here (join.py). Forgetting names
+the exact version that its sender has seen confirmed elsewhere; anything else is left alone. It writes a FORGET record, since
+the log is the truth: an index made again from the log must not bring back what was forgotten. That record stays live
+(compaction moves it) as long as there is a segment old enough to hold what it forgets, or until the name is written again.
+
+Invariants: joining is idempotent and its order does not matter; a device never forgets a version that was not named.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from storage_node.catalog import merge_items, pack_items, unpack_items
+from storage_node.errors import CorruptData
+from storage_node.index import ROW_TAGS, SPACE_TAGS, decode_entry, unpack_row
+from storage_node.join import Life, join_lives
+from storage_node.operations import (
+    META_BYTES_MAX,
+    ForgetCatalog,
+    ForgetObject,
+    ForgetRow,
+    JoinCatalog,
+    Space,
+    Status,
+    Written,
+)
+from storage_node.record import CATALOG, FLAG_ROW, FORGET, SPACE_SHIFT
+from storage_node.rows import PIECE_BYTES, row_base, row_key
+from storage_node.view import COLLISION
+
+if TYPE_CHECKING:
+    from storage_node.decide import Decider
+
+_APPLIED = Written(Status.APPLIED)
+_MISSING = Written(Status.MISSING)
+_FULL = Written(Status.FULL)
+_ROOM_FOR_DELETES, _ROOM_FOR_ALL = 1, 2
+
+
+class ReplicaOperations:
+    """Handlers of a Decider's for the replicator's operations."""
+
+    def __init__(self, decider: Decider) -> None:
+        self._decider = decider
+
+    def join_catalog(self, operation: JoinCatalog) -> Written:
+        """See JoinCatalog."""
+        space, hash_, key, created, deleted, touched, changes = operation
+        decider = self._decider
+        if decider.batch.room < (_ROOM_FOR_ALL if created > deleted else _ROOM_FOR_DELETES):
+            return _FULL
+        given = Life(created, deleted, max(created, touched))
+        loaded = decider.load_catalog(space, hash_)
+        if loaded is None:
+            life, items = given, merge_items({}, changes, deleted)
+            loaded = decider.new_catalog(space, hash_, key)
+        else:
+            found = loaded.catalog
+            if found.key != key:
+                return Written(Status.REFUSED, detail=COLLISION)
+            life = join_lives((given, Life(found.created, found.deleted, found.touched)))
+            if not life.live and found.live and found.row_count:
+                return Written(Status.NOT_EMPTY, found.created)
+            try:
+                items = merge_items(unpack_items(found.meta), changes, life.deleted)
+            except CorruptData as error:
+                return Written(Status.CORRUPT, detail=str(error))
+        meta = pack_items(items) if life.live else b""
+        if len(meta) > META_BYTES_MAX:
+            return Written(Status.REFUSED, detail=f"{len(meta)} bytes of metadata")
+        found = loaded.catalog
+        if not found.length or (life, meta) != (Life(found.created, found.deleted, found.touched), found.meta):
+            place = decider.append(
+                CATALOG, space << SPACE_SHIFT, hash_, life.created, life.deleted, life.touched, 0, key, meta, b""
+            )
+            decider.install_catalog(loaded, place, *life, meta)
+        return _APPLIED
+
+    def forget_object(self, operation: ForgetObject) -> Written:
+        """See ForgetObject."""
+        hash_, key, timestamp, meta_timestamp = operation
+        decider = self._decider
+        if decider.batch.room < _ROOM_FOR_DELETES:
+            return _FULL
+        index_key = SPACE_TAGS[Space.OBJECT] + hash_
+        old = decider.lookup(index_key)
+        if old is None:
+            return _MISSING
+        item = decode_entry(old)
+        if item.key != key:
+            return Written(Status.REFUSED, detail=COLLISION)
+        if (item.timestamp, item.meta_timestamp) != (timestamp, meta_timestamp):
+            return Written(Status.NEWER, item.timestamp)
+        place = decider.append(FORGET, 0, hash_, timestamp, meta_timestamp, 0, decider.batch.segment, key, b"", b"")
+        decider.remove_entry(hash_, old)
+        decider.install_forget(index_key, place, decider.batch.segment)
+        return _APPLIED
+
+    def forget_row(self, operation: ForgetRow) -> Written:
+        """See ForgetRow."""
+        space, hash_, name, timestamp, sub_timestamp = operation
+        decider = self._decider
+        if decider.batch.room < _ROOM_FOR_DELETES:
+            return _FULL
+        loaded = decider.load_catalog(space, hash_)
+        if loaded is None:
+            return _MISSING
+        short = len(name) <= PIECE_BYTES
+        index_key = ROW_TAGS[space] + hash_ + name if short else row_key(row_base(space, hash_), name)
+        old = decider.lookup(index_key)
+        if old is None:
+            return _MISSING
+        _, _, _, _, old_timestamp, old_sub_timestamp, _, _ = unpack_row(old)
+        if (old_timestamp, old_sub_timestamp) != (timestamp, sub_timestamp):
+            return Written(Status.NEWER, old_timestamp)
+        flags = FLAG_ROW | space << SPACE_SHIFT
+        segment = decider.batch.segment
+        place = decider.append(FORGET, flags, hash_, timestamp, sub_timestamp, 0, segment, name, b"", b"")
+        decider.remove_row(loaded, index_key, old, name)
+        decider.install_forget(index_key, place, segment)
+        return _APPLIED
+
+    def forget_catalog(self, operation: ForgetCatalog) -> Written:
+        """See ForgetCatalog."""
+        space, hash_, key, created, deleted, touched, meta = operation
+        decider = self._decider
+        if decider.batch.room < _ROOM_FOR_DELETES:
+            return _FULL
+        loaded = decider.load_catalog(space, hash_)
+        if loaded is None:
+            return _MISSING
+        found = loaded.catalog
+        if found.key != key:
+            return Written(Status.REFUSED, detail=COLLISION)
+        if (found.created, found.deleted, found.touched, found.meta) != (created, deleted, touched, pack_items(meta)):
+            return Written(Status.NEWER, max(found.created, found.deleted, found.touched))
+        if found.digest or found.row_count:
+            return Written(Status.NOT_EMPTY, found.created)
+        segment = decider.batch.segment
+        flags = space << SPACE_SHIFT
+        place = decider.append(FORGET, flags, hash_, created, deleted, touched, segment, key, b"", b"")
+        decider.remove_catalog(loaded)
+        decider.install_forget(loaded.index_key, place, segment)
+        return _APPLIED
