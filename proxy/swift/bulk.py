@@ -57,6 +57,8 @@ async def bulk_delete(service: Service, call: Call) -> Response:
     tally = Tally()
     batch: list[ObjectName] = []
     for line in lines:
+        if len(tally.errors) >= settings.bulk_delete_failure_count_max:
+            return summary(call, tally, "400 Bad Request", "Max delete failures exceeded")
         try:
             name = _parse_line(call.account, line, service)
         except SwiftError as error:
@@ -69,8 +71,6 @@ async def bulk_delete(service: Service, call: Call) -> Response:
         if not name.name or len(batch) >= 256:
             _add(tally, await delete_all(service, call, batch))
             batch = []
-        if len(tally.errors) >= settings.bulk_delete_failure_count_max:
-            return summary(call, tally, "400 Bad Request", "Max delete failures exceeded")
     _add(tally, await delete_all(service, call, batch))
     return summary(call, tally, "400 Bad Request" if tally.errors else "200 OK")
 
