@@ -12,6 +12,9 @@ from storage_node.operations import (
     DeleteCatalog,
     DeleteObject,
     Entry,
+    ForgetCatalog,
+    ForgetObject,
+    ForgetRow,
     Found,
     FoundCatalog,
     FoundDigests,
@@ -22,6 +25,7 @@ from storage_node.operations import (
     GetDigests,
     GetObject,
     GetStatistics,
+    JoinCatalog,
     ListedEntry,
     ListEntries,
     ListRows,
@@ -53,7 +57,7 @@ items = st.dictionaries(st.binary(max_size=20), st.tuples(st.binary(max_size=20)
 locks = st.none() | timestamps
 
 entries = st.builds(Entry, timestamps, timestamps, st.booleans(), counts, blobs, st.booleans())
-catalogs = st.builds(Catalog, timestamps, timestamps, items, signed, signed, signed, hashes, timestamps)
+catalogs = st.builds(Catalog, timestamps, timestamps, items, signed, signed, signed, hashes, timestamps, timestamps)
 rows = st.builds(Row, names, timestamps, timestamps, st.booleans(), counts, counts, blobs)
 statistics = st.builds(
     Statistics,
@@ -68,14 +72,20 @@ statistics = st.builds(
 )
 
 operations: st.SearchStrategy[Any] = st.one_of(
-    st.builds(PutObject, hashes, keys, timestamps, blobs, blobs, st.booleans(), locks),
+    st.builds(PutObject, hashes, keys, timestamps, blobs, blobs, st.booleans(), locks, timestamps),
     st.builds(DeleteObject, hashes, keys, timestamps, locks),
     st.builds(UpdateObject, hashes, keys, timestamps, timestamps, blobs),
     st.builds(LockObject, hashes, keys, timestamps, st.integers(0, 60_000)),
     st.builds(UnlockObject, hashes, timestamps),
     st.builds(PutCatalog, spaces, hashes, keys, timestamps, items, st.booleans()),
     st.builds(DeleteCatalog, spaces, hashes, keys, timestamps),
-    st.builds(PutRow, spaces, hashes, names, timestamps, timestamps, st.booleans(), counts, counts, blobs),
+    st.builds(
+        PutRow, spaces, hashes, names, timestamps, timestamps, st.booleans(), counts, counts, blobs, st.booleans()
+    ),
+    st.builds(JoinCatalog, spaces, hashes, keys, timestamps, timestamps, timestamps, items),
+    st.builds(ForgetObject, hashes, keys, timestamps, timestamps),
+    st.builds(ForgetRow, spaces, hashes, names, timestamps, timestamps),
+    st.builds(ForgetCatalog, spaces, hashes, keys, timestamps, timestamps, timestamps, items),
     st.builds(GetObject, hashes, keys, st.booleans()),
     st.builds(GetCatalog, spaces, hashes, keys),
     st.builds(
