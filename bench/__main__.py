@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.limits import device_write_mb_per_s, fdatasync_per_s, loopback_sendfile_mb_per_s, md5_mb_per_s
-from bench.load import Result, fill, lua, run_wrk
+from bench.load import Result, fill, lua, run_heads, run_wrk
 from bench.system import Ringstead
 
 KIB, MIB = 1024, 1024 * 1024
@@ -95,7 +95,14 @@ def run_case(system: Ringstead, case: Case, seconds: float, pages: int) -> tuple
         case.method, path, {"X-Auth-Token": system.token}, body_bytes=case.body_bytes, count=count, order=case.order
     )
     before = system.usage()
-    result = run_wrk(system.base_url, script, connections=case.connections, seconds=seconds)
+    if case.method == "HEAD":
+        heads = [
+            f"HEAD {path % number} HTTP/1.1\r\nHost: bench\r\nX-Auth-Token: {system.token}\r\n\r\n".encode()
+            for number in range(count)
+        ]
+        result = run_heads(system.port, heads, connections=case.connections, seconds=seconds)
+    else:
+        result = run_wrk(system.base_url, script, connections=case.connections, seconds=seconds)
     after = system.usage()
     return result, (after.cpu_s - before.cpu_s) / max(result.requests, 1)
 

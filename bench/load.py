@@ -8,9 +8,13 @@ connections, and fails on the first answer that is not a success: a benchmark of
 from __future__ import annotations
 
 import json
+import random
+import select
+import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,6 +91,50 @@ def run_wrk(base_url: str, script: str, *, connections: int, seconds: float) -> 
         seen["p99_us"] / 1e3,
         seen["p999_us"] / 1e3,
     )
+
+
+def run_heads(port: int, requests: Sequence[bytes], *, connections: int, seconds: float) -> Result:
+    """HEAD requests, drawn at random: wrk waits for the bodies that HEAD answers announce and do not have.
+
+    One epoll loop that looks at nothing but the status and the end of each head: about 8 us a request.
+    """
+    poll = select.epoll()
+    sockets: dict[int, socket.socket] = {}
+    began_s: dict[int, float] = {}
+    latencies: list[float] = []
+    received_bytes = 0
+    draw = random.Random(7).choice
+    now = time.perf_counter
+    for _ in range(connections):
+        connection = socket.create_connection(("127.0.0.1", port))
+        connection.setblocking(False)
+        sockets[connection.fileno()] = connection
+        poll.register(connection.fileno(), select.EPOLLIN)
+    start_s = now()
+    for number, connection in sockets.items():
+        began_s[number] = now()
+        connection.send(draw(requests))
+    while now() - start_s < seconds:
+        for number, _ in poll.poll(1):
+            connection = sockets[number]
+            data = connection.recv(65536)
+            if not data.endswith(b"\r\n\r\n") or data[9:10] != b"2":
+                raise WrongAnswerError(f"HEAD was answered {data[:200]!r}")
+            received_bytes += len(data)
+            moment_s = now()
+            latencies.append(moment_s - began_s[number])
+            began_s[number] = moment_s
+            connection.send(draw(requests))
+    took_s = now() - start_s
+    poll.close()
+    for connection in sockets.values():
+        connection.close()
+    latencies.sort()
+
+    def at(part: float) -> float:
+        return latencies[min(len(latencies) - 1, int(part * len(latencies)))] * 1e3
+
+    return Result(len(latencies), took_s, received_bytes, 0, at(0.5), at(0.95), at(0.99), at(0.999))
 
 
 class WrongAnswerError(Exception):
