@@ -147,19 +147,21 @@ class BuilderFiles:
         return [self._about(self.versions_path / f"{number:06}") for number in numbers]
 
     def state_of(self, number: int) -> State:
-        """What an earlier version said. NothingToUndoError if it isn't kept."""
+        """What an earlier version said. BuilderFileError if it isn't kept."""
         path = self.versions_path / f"{number:06}"
         if not path.is_dir():
-            raise NothingToUndoError(f"{self.path}: there is no version {number}; `history` lists them")
+            raise BuilderFileError(f"{self.path}: there is no version {number}; `history` lists them")
         return self._state(self._contents_of(path))
 
     # Changing.
 
     @contextmanager
-    def lock(self, command: str) -> Iterator[None]:
+    def lock(self, command: str, *, to_create: bool = False) -> Iterator[None]:
         """Keep other operators off while a change is made. LockedError says who is at it."""
         if not self.path.parent.is_dir():
             raise BuilderFileError(f"{self.path.parent}: there is no such directory; make it first")
+        if not (to_create or self.path.exists() or self._pending()):
+            raise self._missing()
         handle = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             try:
@@ -169,17 +171,25 @@ class BuilderFiles:
                 raise LockedError(f"{self.path}: {holder} is changing it now; try again when that is done") from None
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{self._who} (process {os.getpid()}, `{command}`)\n".encode(), 0)
-            self._complete()
-            yield
-            os.ftruncate(handle, 0)
+            try:
+                self._complete()
+                yield
+            finally:
+                os.ftruncate(handle, 0)
         finally:
             os.close(handle)
 
-    def create(self, design: Design, command: str, memory: Memory | None = None) -> None:
-        """Begin a ring. BuilderFileError if there is one. Holds the lock itself."""
-        with self.lock(command):
+    def create(self, design: Design, command: str, memory: Memory | None = None, *, from_ring: bool = False) -> None:
+        """Begin a ring. BuilderFileError if there is one, or what is left of one. Holds the lock itself.
+
+        from_ring: `memory` was made from the ring file that is there.
+        """
+        with self.lock(command, to_create=True):
             if self.path.exists():
                 raise BuilderFileError(f"{self.path}: there is a ring already; choose another file with --file")
+            for rest in (self.memory_path, self.ring_path):
+                if rest.exists() and not from_ring:
+                    raise BuilderFileError(f"{rest}: left of an earlier ring; `write_builder`, or move it away")
             ring = None if memory is None else dump_ring(memory.ring)
             self._commit(
                 Contents(_encode(design), None if memory is None else memory_file.dumps(memory), ring), command
@@ -209,17 +219,16 @@ class BuilderFiles:
     def undo(self, command: str, to: int | None = None, now_min: int = 0) -> Version:
         """Bring an earlier version back: `to`, or that before the last change. Returns the version that was restored.
 
-        Placement and topology are as they were, the epoch goes on. NothingToUndoError if there is nothing earlier.
+        Placement and topology are as they were, the epoch goes on. NothingToUndoError if there is nothing earlier,
+        BuilderFileError if `to` is not kept.
         """
         state = self.read()
         self._note_hand_edit(state.contents)
         versions = {version.number: version for version in self.versions()}
         current = versions[max(versions)]
         number = to if to is not None else max((n for n in versions if n < current.origin), default=0)
-        if number not in versions:
-            raise NothingToUndoError(
-                f"{self.path}: there is no version {number or 'before this'}; `history` lists them"
-            )
+        if number == 0:
+            raise NothingToUndoError(f"{self.path}: there is no version before this one")
         target = self.state_of(number)
         memory = _restored(state, target, now_min)
         ring = (
@@ -233,12 +242,13 @@ class BuilderFiles:
 
     def _contents(self) -> Contents:
         if not self.path.is_file():
-            raise BuilderFileError(
-                f"{self.path}: there is no such file; begin one with `create`, or name one with --file"
-            )
+            raise self._missing()
         if self.path.stat().st_size > TOPOLOGY_BYTES_MAX:
             raise BuilderFileError(f"{self.path}: it is too large for a topology file")
         return Contents(self.path.read_bytes(), _read(self.memory_path), _read(self.ring_path))
+
+    def _missing(self) -> BuilderFileError:
+        return BuilderFileError(f"{self.path}: there is no such file; begin one with `create`, or name one with --file")
 
     def _contents_of(self, version: Path) -> Contents:
         topology = _read(version / _TOPOLOGY)
@@ -258,7 +268,10 @@ class BuilderFiles:
         )
         try:
             text = topology_file.read(contents.topology.decode(), known)
-        except (TopologyFileError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            what = "a builder of Swift: `import` it" if contents.topology[:1] == b"\x80" else "no text"
+            raise BuilderFileError(f"{self.path}: it is {what}") from error
+        except TopologyFileError as error:
             raise BuilderFileError(f"{self.path}: {error}") from error
         return State(contents, text.design, memory, text.numbered)
 

@@ -14,7 +14,6 @@ Invariants: a text is taken whole or refused with the text; addresses are compar
 from __future__ import annotations
 
 import ipaddress
-import math
 import re
 from dataclasses import dataclass, replace
 
@@ -44,6 +43,7 @@ _CHANGE = re.compile(
     rf"(?:R(?P<replication_ip>{_ADDRESS})?(?::(?P<replication_port>{_NUMBER}))?)?(?:/(?P<name>[^_/\s]+))?(?:_(?P<note>.*))?",
     re.DOTALL,
 )
+_WEIGHT = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?|[-+]?(?:nan|inf)", re.ASCII)
 
 
 class DeviceTextError(ValueError):
@@ -181,12 +181,12 @@ def parse_change(text: str) -> InfoChange:
 
 def parse_weight(text: str) -> float:
     """The weight in this text. DeviceTextError if it is no number, negative, or not finite."""
+    if not _WEIGHT.fullmatch(text):
+        raise DeviceTextError(f"weight {text!r} is no number")
     try:
-        return check_weight(float(text) if not text.strip().startswith("_") else math.nan)
+        return check_weight(float(text))
     except TopologyError as error:
         raise DeviceTextError(str(error)) from error
-    except ValueError as error:
-        raise DeviceTextError(f"weight {text!r} is no number") from error
 
 
 def make_meta(replication_ip: str | None, replication_port: str | int | None, note: str | None) -> dict[str, str]:

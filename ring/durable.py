@@ -110,8 +110,12 @@ def replace_file(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        if isinstance(error, OSError):
+            # The name that was meant, not that of the draft.
+            error.filename, error.filename2 = str(path), None
+        if path.parent.is_dir():
+            temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
 

@@ -40,13 +40,14 @@ class TierDispersion:
 
     @property
     def part_count(self) -> int:
-        """Partitions with a replica in it."""
-        return sum(self.counts[1:])
+        """Replicas in it."""
+        return sum(index * count for index, count in enumerate(self.counts))
 
     @property
     def percent(self) -> float:
-        """Partitions with too many replicas in it, in percent of those with one."""
-        return 100.0 * sum(self.counts[self.replicas_max + 1 :]) / max(self.part_count, 1)
+        """Replicas in it that are more than a partition should have there, in percent of those in it."""
+        over = sum((n - self.replicas_max) * c for n, c in enumerate(self.counts) if n > self.replicas_max)
+        return 100.0 * over / max(self.part_count, 1)
 
 
 def device_counts(table: Table, id_count: int) -> NDArray[np.int64]:
