@@ -19,8 +19,8 @@ from __future__ import annotations
 
 from array import array
 from struct import Struct
+from sys import byteorder
 
-import numpy as np
 from xxhash import xxh3_128_intdigest
 
 BUCKET_BITS = 16
@@ -86,11 +86,20 @@ class DigestTable:
     def fold(self, bits: int, prefix: int, fan_out_bits: int) -> tuple[bytes, ...]:
         """One digest for each continuation by `fan_out_bits` of a prefix; both together are at most BUCKET_BITS."""
         below = BUCKET_BITS - bits
-        words = np.frombuffer(self.words, dtype="<u8").reshape(BUCKET_COUNT, 2)
-        part = words[prefix << below : (prefix + 1) << below]
-        folded = np.bitwise_xor.reduce(part.reshape(1 << fan_out_bits, -1, 2), axis=1)
-        packed = folded.astype(">u8").tobytes()
-        return tuple(packed[at : at + DIGEST_BYTES] for at in range(0, len(packed), DIGEST_BYTES))
+        part = memoryview(self.words).cast("B")[prefix << below << 4 : (prefix + 1) << below << 4]
+        length = len(part) >> fan_out_bits
+        return tuple(_xor_all(part[at : at + length]) for at in range(0, len(part), length))
+
+
+def _xor_all(buckets: memoryview) -> bytes:
+    """The XOR of a run of buckets, by folding it in half until one is left: a long integer's XOR is a loop in C."""
+    bits = len(buckets) * 8
+    folded = int.from_bytes(buckets, byteorder)
+    while bits > DIGEST_BYTES * 8:
+        bits >>= 1
+        folded = folded >> bits ^ folded & (1 << bits) - 1
+    high, low = (folded & _MASK, folded >> 64) if byteorder == "little" else (folded >> 64, folded & _MASK)
+    return (high << 64 | low).to_bytes(DIGEST_BYTES, "big")
 
 
 def bucket_of(hash_: bytes) -> int:
