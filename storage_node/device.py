@@ -382,21 +382,23 @@ class Device:
 
     def _measure_room(self) -> int:
         try:
-            _, free = self._disk.free_bytes(str(self.path))
+            total, free = self._disk.free_bytes(str(self.path))
         except OSError:
             return ROOM_FOR_NOTHING
-        if free < self.settings.free_bytes_min_delete:
+        kept_back, kept_back_delete = self.settings.kept_back_bytes(total)
+        if free < kept_back_delete:
             return ROOM_FOR_NOTHING
-        return ROOM_FOR_DELETES if free < self.settings.free_bytes_min else ROOM_FOR_ALL
+        return ROOM_FOR_DELETES if free < kept_back else ROOM_FOR_ALL
 
     def _make_room(self, length: int) -> None:
         """For a BlobWriter: raises DeviceFull, DeviceFenced."""
         fence = self._parts.fence
         if fence is not None:
             raise DeviceFenced(fence.reason)
-        _, free = self._disk.free_bytes(str(self.path))
-        if free - length < self.settings.free_bytes_min:
-            raise DeviceFull(f"{free} bytes are free, {self.settings.free_bytes_min} of them are kept back")
+        total, free = self._disk.free_bytes(str(self.path))
+        kept_back, _ = self.settings.kept_back_bytes(total)
+        if free - length < kept_back:
+            raise DeviceFull(f"{free} bytes are free, {kept_back} of them are kept back")
 
     def _blob_failed(self, error: OSError) -> NoReturn:
         """For a BlobWriter. Want of room is no fault of the disk; anything else is."""

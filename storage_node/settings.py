@@ -24,6 +24,8 @@ class DeviceSettings:
     """Below this much free space objects, rows and catalogs are refused as FULL."""
     free_bytes_min_delete: int = 256 * MIB
     """Below this much, deletions are refused too: what is left belongs to compaction and the index."""
+    free_part_max: float = 0.1
+    """On a small file system both are scaled down together, so that no more than this part of it is kept back."""
 
     checkpoint_log_bytes: int = 128 * MIB
     """Log written since the last checkpoint that makes the next one due."""
@@ -56,9 +58,16 @@ class DeviceSettings:
     open_segments_max: int = 256
     """Segment files kept open for reading."""
 
+    def kept_back_bytes(self, total_bytes: int) -> tuple[int, int]:
+        """Free bytes below which writes, and below which deletions too, are refused on a file system of that size."""
+        kept_back = min(self.free_bytes_min, int(total_bytes * self.free_part_max))
+        if not self.free_bytes_min:
+            return 0, 0
+        return kept_back, kept_back * self.free_bytes_min_delete // self.free_bytes_min
+
     def __post_init__(self) -> None:
-        if not 64 * KIB <= self.segment_bytes <= GIB:
-            raise ValueError(f"segment_bytes {self.segment_bytes} is outside 64 KiB..1 GiB")
+        if not 4 * KIB <= self.segment_bytes <= GIB:
+            raise ValueError(f"segment_bytes {self.segment_bytes} is outside 4 KiB..1 GiB")
         if not 0 <= self.inline_bytes_max <= 16 * MIB:
             raise ValueError(f"inline_bytes_max {self.inline_bytes_max} is outside 0..16 MiB")
         if self.free_bytes_min_delete > self.free_bytes_min:
