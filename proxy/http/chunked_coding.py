@@ -85,21 +85,22 @@ class ChunkedDecoder:
                 position += len(piece)
                 self.skip(len(piece))
             elif self._expecting is Expecting.PAYLOAD_END:
-                if size_bytes - position < 2:
-                    break
-                if buffer[position : position + 2] != b"\r\n":
+                line_end = buffer[position : position + 2]
+                if not b"\r\n".startswith(line_end):
                     raise MalformedBody("a chunk does not end where its size says")
+                if len(line_end) < 2:
+                    break
                 position += 2
                 self._expecting = Expecting.SIZE
             elif self._expecting is Expecting.NOTHING:
                 break
             else:
-                line_end = buffer.find(b"\n", position, position + SIZE_LINE_BYTES_MAX + TRAILER_BYTES_MAX)
-                if line_end < 0:
+                stop = buffer.find(b"\n", position, position + SIZE_LINE_BYTES_MAX + TRAILER_BYTES_MAX) + 1
+                if not stop:
                     self._check_line_bytes(size_bytes - position)
                     break
-                self._take_line(buffer[position : line_end + 1])
-                position = line_end + 1
+                self._take_line(buffer[position:stop])
+                position = stop
         self._buffer = buffer[position:]
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 

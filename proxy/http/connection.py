@@ -243,17 +243,16 @@ class Connection:
         searched = 0
         wait = Wait.REQUEST if wire.requests else Wait.HEAD
         while True:
+            if buffer.startswith(b"\r\n"):
+                buffer = _without_empty_lines(buffer)
+                searched = 0
             if buffer:
                 end = buffer.find(HEAD_END, searched)
                 if end >= 0:
-                    if end == 0 or buffer.startswith(b"\r\n"):
-                        buffer = _without_empty_lines(buffer)
-                        searched = 0
-                        continue
                     end += 4
                     wire.buffer = buffer[end:]
                     return buffer[:end] if end < len(buffer) else buffer
-                if buffer != b"\r\n" and buffer != b"\r":
+                if buffer != b"\r":
                     check_partial(buffer, limits)
                 searched = max(0, len(buffer) - 3)
                 wait = Wait.HEAD

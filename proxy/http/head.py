@@ -232,6 +232,8 @@ def check_partial(buffer: bytes, limits: HttpLimits) -> None:
             raise HttpError(400, "this does not begin like an HTTP request")
         if b"\0" in buffer:
             raise HttpError(400, "a NUL in the request line")
+    elif b" HTTP/" not in buffer[:line_end]:
+        raise bad_version(buffer)
     if (line_end if line_end >= 0 else len(buffer)) > limits.request_line_bytes_max:
         raise HttpError(414, f"the request line may have {limits.request_line_bytes_max} bytes at most")
     if len(buffer) - buffer.rfind(b"\n") > limits.header_bytes_max and line_end >= 0:
