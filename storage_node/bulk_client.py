@@ -155,6 +155,8 @@ class _Transfer:
         except (OSError, ProtocolError) as error:
             self._discard()
             raise BulkFailed(Status.UNREACHABLE, f"{self._pool.peer.address}: {error}") from None
+        except trio.ClosedResourceError:  # another task aborted it
+            raise BulkFailed(Status.REFUSED, "this transfer is over") from None
         except BaseException:
             self._discard()
             raise

@@ -136,7 +136,7 @@ async def answering(address: str, answer: Callable[[Opened], Any]) -> AsyncItera
             opened = await welcome(sock, handshake, None)
             accepted.append(opened)
             await answer(opened)
-        except OSError:
+        except (OSError, trio.ClosedResourceError):
             return
 
     async def accept() -> None:
