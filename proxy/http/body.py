@@ -19,7 +19,7 @@ from proxy.http.chunked_coding import ChunkedDecoder
 from proxy.http.message import BodyError, BodyTimeout, ClientDisconnected
 from proxy.http.patience import Wait
 from proxy.http.responses import CONTINUE
-from proxy.http.wire import TooSlow, Wire
+from proxy.http.wire import ClientGone, TooSlow, Wire
 
 PIECE_BYTES_MAX: Final = 256 * 1024
 FRAMED_READ_BYTES: Final = 64 * 1024
@@ -82,7 +82,7 @@ class _Body:
         except TooSlow:
             self._broken = True
             raise BodyTimeout("the body did not arrive in time") from None
-        except OSError as error:
+        except ClientGone as error:
             self._broken = True
             raise ClientDisconnected("the connection broke before the body's end") from error
         if not data:

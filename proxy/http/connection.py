@@ -41,7 +41,7 @@ from proxy.http.message import (
 )
 from proxy.http.patience import Wait
 from proxy.http.responses import BODILESS, CHUNKED_END, Stamps, framing, render_head, render_last, sends_body
-from proxy.http.wire import HEAD_READ_BYTES, ReadsTooSlowly, TooSlow, Wire
+from proxy.http.wire import HEAD_READ_BYTES, ClientGone, ReadsTooSlowly, TooSlow, Wire
 
 log = structlog.get_logger("proxy.http")
 
@@ -133,7 +133,7 @@ class Connection:
             pass  # what it has not read yet is dropped
         except TooSlow:
             reset = False
-        except (OSError, ResponseBroken):
+        except (ClientGone, ResponseBroken):
             pass  # the client's end of it, or logged where it was found
         except Exception:
             log.exception("connection failed", client=wire.client)
@@ -186,13 +186,11 @@ class Connection:
                     and not response.close
                     and not service.stopping
                 ):
-                    rendered = render_head(
-                        response, b"Content-Length: %d\r\n" % len(content), b"", stamps, transaction_id
-                    )
-                    await wire.send(rendered + content)
+                    rendered = render_head(response, framing(response, head.method, True), b"", stamps, transaction_id)
+                    await wire.send(rendered if head.method == "HEAD" else rendered + content)
                 else:
                     goes_on = await self._respond(request, head, body, response)
-            except (OSError, TooSlow, ResponseBroken):
+            except (ClientGone, TooSlow, ResponseBroken):
                 raise
             except Exception as error:
                 status, goes_on = await self._respond_to_failure(request, head, body, error)
@@ -217,10 +215,9 @@ class Connection:
         """What came, if it is one whole head; else b"", and what came is in the buffer."""
         wire = self.wire
         try:
-            data = wire.recv(HEAD_READ_BYTES)
+            data = wire.take(HEAD_READ_BYTES)
         except BlockingIOError:
             return b""
-        wire.received_bytes += len(data)
         if data.find(HEAD_END) == len(data) - 4 > 0 and data[0] != 13:
             return data
         wire.buffer = data
@@ -234,7 +231,7 @@ class Connection:
         return LengthBody(self.wire, head.content_length, head.expects_continue)
 
     async def _read_head(self) -> bytes:
-        """One whole head; b"" when the client has closed. Raises `HttpError`, `TooSlow` (idle), `OSError`."""
+        """One whole head; b"" when the client has closed. Raises `HttpError`, `TooSlow` (idle), `ClientGone`."""
         wire = self.wire
         limits = self._service.limits
         if wire.budget < 0:
@@ -256,7 +253,7 @@ class Connection:
                     check_partial(buffer, limits)
                 searched = max(0, len(buffer) - 3)
                 wait = Wait.HEAD
-                wire.buffer = buffer
+            wire.buffer = buffer
             try:
                 data = await wire.receive(HEAD_READ_BYTES, wait)
             except TooSlow:
@@ -318,7 +315,7 @@ class Connection:
         """Send the response and see to the rest of the request. False: the connection is to be closed.
 
         Raises what the response's stream raises before anything was sent, `HeaderInjection` likewise; and `ResponseBroken`,
-        `OSError` and `TooSlow` later.
+        `ClientGone` and `TooSlow` later.
         """
         limits = self._service.limits
         content = response.body
@@ -380,7 +377,7 @@ class Connection:
         rendered, keep_alive = self._render(request, head, body, response)
         try:
             await self._send_stream(rendered, first, stream, response.length, head.is_http11)
-        except (OSError, TooSlow):
+        except (ClientGone, TooSlow):
             raise
         except Exception as error:
             if _find(error, ClientDisconnected) is None:

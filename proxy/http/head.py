@@ -67,7 +67,7 @@ class RequestHead(NamedTuple):
     chunked: bool
     expects_continue: bool
     is_plain: bool
-    """Keep-alive, HTTP/1.1 and not HEAD: the response, if it is plain too, can be sent without further ado."""
+    """Keep-alive and HTTP/1.1: the response, if it is plain too, can be sent without further ado."""
 
 
 _new_head = cast("Callable[[type[RequestHead], tuple[object, ...]], RequestHead]", tuple.__new__)
@@ -166,7 +166,7 @@ class HeadParser:
                 content_length,
                 chunked,
                 expect is not None and is_http11,
-                keep_alive and is_http11 and method != "HEAD",
+                keep_alive and is_http11,
             ),
         )
 

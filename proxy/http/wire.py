@@ -36,6 +36,10 @@ class TooSlow(Exception):
     """The client was waited for until its time was up (or the server stops)."""
 
 
+class ClientGone(Exception):
+    """The connection is broken. Not an OSError, so that one of a handler is never taken for it."""
+
+
 class ReadsTooSlowly(TooSlow):
     """The client did not take what was sent to it."""
 
@@ -44,18 +48,16 @@ class Wire:
     """The socket, what was read ahead from it, and what the sweep wants to know."""
 
     __slots__ = (
-        "_fd", "_sendmsg", "_socket", "budget", "buffer", "client", "expired", "patience",
-        "received_bytes", "recv", "requests", "send_now", "sent_bytes", "waits_for",
+        "_fd", "_recv", "_send", "_sendmsg", "_socket", "budget", "buffer", "client", "expired", "patience",
+        "received_bytes", "requests", "sent_bytes", "waits_for",
     )  # fmt: skip
 
     def __init__(self, connected: socket.socket, client: str) -> None:
         self._socket = connected
         self._fd = connected.fileno()
         self._sendmsg = connected.sendmsg
-        self.recv = connected.recv
-        """The socket's own: raises BlockingIOError. Count with `took`."""
-        self.send_now = connected.send
-        """The socket's own: raises BlockingIOError."""
+        self._recv = connected.recv
+        self._send = connected.send
         self.client = client
         self.buffer = b""
         """Received and not yet used: what belongs to the next head, or to the body."""
@@ -92,21 +94,27 @@ class Wire:
             self.waits_for = Wait.NOTHING
         self.budget = BUDGET_BYTES
 
-    async def receive(self, size_max: int, wait: Wait) -> bytes:
-        """Up to so many bytes from the socket; b"" at the end. Raises `TooSlow`, `OSError`."""
-        if self.budget < 0:
-            await self.step_back()
+    def take(self, size_max: int) -> bytes:
+        """What is there, up to so many bytes; b"" at the end. Raises BlockingIOError for nothing yet, `ClientGone`."""
         try:
-            data = self.recv(size_max)
+            data = self._recv(size_max)
         except BlockingIOError:
-            await self.wait_readable(wait)
-            try:
-                data = self.recv(size_max)
-            except BlockingIOError:  # a wake-up for nothing, which the kernel is free to give
-                return await self.receive(size_max, wait)
+            raise
+        except OSError as error:
+            raise ClientGone(str(error)) from error
         self.received_bytes += len(data)
         self.budget -= len(data)
         return data
+
+    async def receive(self, size_max: int, wait: Wait) -> bytes:
+        """Up to so many bytes from the socket; b"" at the end. Raises `TooSlow`, `ClientGone`."""
+        if self.budget < 0:
+            await self.step_back()
+        while True:
+            try:
+                return self.take(size_max)
+            except BlockingIOError:
+                await self.wait_readable(wait)
 
     async def step_back(self) -> None:
         """Let other tasks run."""
@@ -114,26 +122,30 @@ class Wire:
         await trio.lowlevel.checkpoint()
 
     async def send(self, data: bytes | memoryview) -> None:
-        """All of it. Raises `TooSlow`, `OSError`."""
+        """All of it. Raises `ReadsTooSlowly`, `ClientGone`."""
         if self.budget < 0:
             await self.step_back()
         try:
-            sent = self.send_now(data)
+            sent = self._send(data)
         except BlockingIOError:
             sent = 0
+        except OSError as error:
+            raise ClientGone(str(error)) from error
         self.sent_bytes += sent
         self.budget -= sent
         if sent < len(data):
             await self._send_rest(data, sent)
 
     async def send_parts(self, *parts: bytes | memoryview) -> None:
-        """All of them, in order, in one call where the kernel takes them. Raises `TooSlow`, `OSError`."""
+        """All of them, in order, in one call where the kernel takes them. Raises `ReadsTooSlowly`, `ClientGone`."""
         if self.budget < 0:
             await self.step_back()
         try:
             sent = self._sendmsg(parts)
         except BlockingIOError:
             sent = 0
+        except OSError as error:
+            raise ClientGone(str(error)) from error
         self.sent_bytes += sent
         self.budget -= sent
         for part in parts:
@@ -147,10 +159,12 @@ class Wire:
         with memoryview(data) as view:
             while done < len(view):
                 try:
-                    sent = self.send_now(view[done:])
+                    sent = self._send(view[done:])
                 except BlockingIOError:
                     await self._wait_writable()
                     continue
+                except OSError as error:
+                    raise ClientGone(str(error)) from error
                 self.sent_bytes += sent
                 done += sent
 
@@ -165,7 +179,7 @@ class Wire:
         Closing at once, with bytes unread, would make the kernel reset the connection, and the client's might drop our
         last response before the client has read it.
         """
-        with contextlib.suppress(OSError, TooSlow):
+        with contextlib.suppress(OSError, ClientGone, TooSlow):
             self._socket.shutdown(socket.SHUT_WR)
             while bytes_max > 0:
                 data = await self.receive(HEAD_READ_BYTES, Wait.LINGER)

@@ -226,19 +226,21 @@ async def test_handlers_that_raise() -> None:
         if request.path == b"/group":
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(fail)
+        if request.path == b"/os":
+            raise ConnectionResetError("secret")
         raise ValueError("secret")
 
     async def fail() -> None:
         raise KeyError("secret")
 
     async with serving(handler) as served, served.client() as client:
-        for path in (b"/", b"/group"):
+        for path in (b"/", b"/group", b"/os"):
             await client.send(b"GET " + path + b" HTTP/1.1\r\nHost: h\r\n\r\n")
             answer = await client.answer()
             assert answer.status == 500
             assert b"secret" not in answer.body
             assert answer.headers[b"x-trans-id"].startswith(b"tx")
-        assert served.server.statistics().failed == 2
+        assert served.server.statistics().failed == 3
 
 
 async def test_header_injection_is_found() -> None:
