@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element
 
 from proxy.http.message import HeaderList, Response
-from proxy.model import Manifest, NoSuchObject, ObjectInfo, PutObjectRequest, Segment, StoreError
+from proxy.model import Conditions, Manifest, NoSuchObject, ObjectInfo, PutObjectRequest, Segment, StoreError
 from proxy.s3.call import Call
 from proxy.s3.conditions import write_conditions
 from proxy.s3.copying import checksum_elements
@@ -74,16 +74,21 @@ class Completion:
         named = parse_parts(await call.document("CompleteMultipartUpload", XML_LONG_BODY_BYTES_MAX))
         conditions = write_conditions(call.headers)
         try:
-            upload = await self._multipart.upload_of(call)
+            info = await self._complete(call, named, conditions)
         except S3Error as error:
             if error.code != "NoSuchUpload":
                 raise
-            return _answer(call, await self._completed_before(call, named))
+            info = await self._completed_before(call, named)
+        return _answer(call, info)
+
+    async def _complete(self, call: Call, named: Sequence[NamedPart], conditions: Conditions) -> ObjectInfo:
+        """Complete an upload that is in progress. Raises NoSuchUpload where it is not."""
+        upload = await self._multipart.upload_of(call)
         if upload.claimed:
             with suppress(S3Error):  # the object may be there already, and only the marker be left
                 info = await self._completed_before(call, named)
                 await self._uploads.end(upload)
-                return _answer(call, info)
+                return info
         async with self._claimed(upload) as claimed:
             attempts = await self._uploads.attempts(claimed)
             parts = choose_parts(named, attempts)
@@ -106,7 +111,7 @@ class Completion:
             if await self._uploads.end(claimed):
                 left = [part.name for part in attempts if part.name not in chosen]
                 await self._uploads.drop_parts(call.account, call.bucket, left)
-        return _answer(call, info)
+        return info
 
     @asynccontextmanager
     async def _claimed(self, upload: Upload) -> AsyncIterator[Upload]:

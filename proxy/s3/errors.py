@@ -212,7 +212,7 @@ def _element(name: str, text: str) -> str:
     return f"<{name}>{escape(text.translate(_UNSPEAKABLE))}</{name}>"
 
 
-_UNSPEAKABLE = {code: "\ufffd" for code in (*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF)}
+_UNSPEAKABLE = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 65534, 65535), "�")
 
 
 def error_response(error: S3Error, method: str, resource: str, request_id: str, host_id: str) -> Response:

@@ -52,31 +52,31 @@ async def test_bucket_names_are_one_name_space(world: S3World) -> None:
     assert (await main("PUT", "/bucket")).code == "BucketAlreadyExists"
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "query"),
-    [
-        ("GET", "/bucket", ""),
-        ("HEAD", "/bucket", ""),
-        ("GET", "/bucket/key", ""),
-        ("PUT", "/bucket/key", ""),
-        ("DELETE", "/bucket/key", ""),
-        ("DELETE", "/bucket", ""),
-        ("GET", "/bucket", "uploads"),
-        ("POST", "/bucket/key", "uploads"),
-        ("GET", "/bucket", "location"),
-        ("GET", "/bucket", "policy"),
-        ("GET", "/bucket/key", "tagging"),
-    ],
-)
-async def test_anothers_bucket_is_closed(world: S3World, method: str, path: str, query: str) -> None:
+CLOSED = [
+    ("GET", "/bucket", ""),
+    ("HEAD", "/bucket", ""),
+    ("GET", "/bucket/key", ""),
+    ("PUT", "/bucket/key", ""),
+    ("DELETE", "/bucket/key", ""),
+    ("DELETE", "/bucket", ""),
+    ("GET", "/bucket", "uploads"),
+    ("POST", "/bucket/key", "uploads"),
+    ("GET", "/bucket", "location"),
+    ("GET", "/bucket", "policy"),
+    ("GET", "/bucket/key", "tagging"),
+]
+
+
+async def test_anothers_bucket_is_closed(world: S3World) -> None:
     """403 for whoever is not its owner, and for whoever did not sign."""
     await world.main("PUT", "/bucket/key", b"data")
-    for denied in (
-        await world.other(method, path, query=query),
-        await world.main(method, path, query=query, sign=False),
-    ):
-        assert denied.status == 403
-        assert method == "HEAD" or denied.code == "AccessDenied"
+    for method, path, query in CLOSED:
+        for denied in (
+            await world.other(method, path, query=query),
+            await world.main(method, path, query=query, sign=False),
+        ):
+            assert denied.status == 403
+            assert method == "HEAD" or denied.code == "AccessDenied"
     assert (await world.main("GET", "/bucket/key")).body == b"data"
 
 

@@ -78,12 +78,10 @@ async def test_a_missing_bucket_is_said_once(world: S3World) -> None:
     assert (await world.main("POST", "/nobody", body, headers, query="delete")).code == "NoSuchBucket"
 
 
-@pytest.mark.parametrize(
-    "body", [b"<Delete/>", b"<Delete><Object/></Delete>", b"<Delete><Object><Key/></Object></Delete>", b"<Other/>"]
-)
-async def test_documents_without_keys_are_malformed(world: S3World, body: bytes) -> None:
+async def test_documents_without_keys_are_malformed(world: S3World) -> None:
     """MalformedXML."""
-    assert (await delete(world, body)).code == "MalformedXML"
+    for body in (b"<Delete/>", b"<Delete><Object/></Delete>", b"<Delete><Object><Key/></Object></Delete>", b"<Other/>"):
+        assert (await delete(world, body)).code == "MalformedXML"
 
 
 async def test_bodies_have_bounds(world: S3World) -> None:

@@ -37,73 +37,71 @@ async def test_what_was_put_is_what_one_gets(world: S3World, data: bytes) -> Non
     assert (await main("DELETE", "/bucket/key")).status == 204
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE"])
-async def test_objects_of_no_bucket(world: S3World, method: str) -> None:
+async def test_objects_of_no_bucket(world: S3World) -> None:
     """NoSuchBucket, not NoSuchKey."""
-    answer = await world.main(method, "/nobody/key")
-    assert answer.status == 404
-    assert method == "HEAD" or answer.code == "NoSuchBucket"
+    for method in ("GET", "HEAD", "PUT", "DELETE"):
+        answer = await world.main(method, "/nobody/key")
+        assert answer.status == 404
+        assert method == "HEAD" or answer.code == "NoSuchBucket"
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        " ",
-        "//",
-        "a//b/",
-        "/",
-        ".",
-        "..",
-        "a/../b",
-        "a/./b",
-        "?a=b&c#d",
-        "%2F%25",
-        "+ +",
-        "käse/日本語/🎈",
-        "\x01\n\t\x7f",
-        "&<>\"'",
-        "x" * 1024,
-    ],
-)
-async def test_names_of_every_odd_kind(world: S3World, key: str) -> None:
+ODD_KEYS = [
+    " ",
+    "//",
+    "a//b/",
+    "/",
+    ".",
+    "..",
+    "a/../b",
+    "a/./b",
+    "?a=b&c#d",
+    "%2F%25",
+    "+ +",
+    "käse/日本語/🎈",
+    "\x01\n\t\x7f",
+    "&<>\"'",
+    "x" * 1024,
+]
+
+
+async def test_names_of_every_odd_kind(world: S3World) -> None:
     """A key is stored, listed, read and deleted under the very name that it was given."""
     main = world.main
-    assert (await main("PUT", "/bucket/" + key, b"data")).status == 200
-    assert (await main("GET", "/bucket/" + key)).body == b"data"
+    for key in ODD_KEYS:
+        assert (await main("PUT", "/bucket/" + key, key.encode())).status == 200, key
     listed = await main("GET", "/bucket", query="list-type=2&encoding-type=url")
-    assert [unquote(name) for name in listed.texts("Contents/Key")] == [key]
-    assert (await main("DELETE", "/bucket/" + key)).status == 204
+    assert [unquote(name) for name in listed.texts("Contents/Key")] == sorted(ODD_KEYS, key=str.encode)
+    for key in ODD_KEYS:
+        assert (await main("GET", "/bucket/" + key)).body == key.encode()
+        assert (await main("DELETE", "/bucket/" + key)).status == 204
     assert (await main("GET", "/bucket")).texts("Contents/Key") == []
 
 
-@pytest.mark.parametrize(
-    ("target", "code"),
-    [
+async def test_names_that_no_key_can_have(world: S3World) -> None:
+    """Refused with the error that says why."""
+    for target, code in (
         ("/bucket/" + "x" * 1025, "KeyTooLongError"),
         ("/bucket/%ff", "InvalidURI"),
         ("/bucket/a%00b", "InvalidURI"),
-    ],
-)
-async def test_names_that_no_key_can_have(world: S3World, target: str, code: str) -> None:
-    """Refused with the error that says why."""
-    answer = await world.main.raw("PUT", target, b"data", {})
-    assert (answer.status, answer.code) == (400, code)
+    ):
+        answer = await world.main.raw("PUT", target, b"data", {})
+        assert (answer.status, answer.code) == (400, code)
 
 
 @pytest.mark.parametrize("data", [b"testcontent", LARGE], ids=len)
-@pytest.mark.parametrize("value", ["bytes=4-7", "bytes=4-", "bytes=-7", "bytes=0-0", "bytes=3-999999999"])
-async def test_ranges(world: S3World, data: bytes, value: str) -> None:
+async def test_ranges(world: S3World, data: bytes) -> None:
     """206 with the bytes asked for, by GET and by HEAD."""
     await world.main("PUT", "/bucket/key", data)
-    first, _, last = value[6:].partition("-")
-    start = int(first) if first else len(data) - int(last)
-    stop = min(int(last) + 1, len(data)) if first and last else len(data)
-    got = await world.main("GET", "/bucket/key", headers={"range": value})
-    assert (got.status, got.body) == (206, data[start:stop])
-    assert got.headers["content-range"] == f"bytes {start}-{stop - 1}/{len(data)}"
-    assert got.length == stop - start
-    head = await world.main("HEAD", "/bucket/key", headers={"range": value})
-    assert (head.status, head.headers["content-length"]) == (206, str(stop - start))
+    for value in ("bytes=4-7", "bytes=4-", "bytes=-7", "bytes=0-0", "bytes=3-999999999"):
+        first, _, last = value[6:].partition("-")
+        start = int(first) if first else len(data) - int(last)
+        stop = min(int(last) + 1, len(data)) if first and last else len(data)
+        got = await world.main("GET", "/bucket/key", headers={"range": value})
+        assert (got.status, got.body) == (206, data[start:stop])
+        assert got.headers["content-range"] == f"bytes {start}-{stop - 1}/{len(data)}"
+        assert got.length == stop - start
+        head = await world.main("HEAD", "/bucket/key", headers={"range": value})
+        assert (head.status, head.headers["content-length"]) == (206, str(stop - start))
 
 
 async def test_ranges_that_are_none(world: S3World) -> None:
