@@ -19,28 +19,25 @@ Invariants:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 import structlog
 import trio
 
 from proxy.http.body import NO_BODY, ChunkedBody, LengthBody, NoBody
-from proxy.http.head import HEAD_END, HeadParser, HttpError, RequestHead, check_partial
-from proxy.http.limits import HttpLimits
+from proxy.http.head import HEAD_END, HttpError, RequestHead, check_partial
 from proxy.http.message import (
     BodyError,
     BodyTimeout,
     BodyTooLarge,
     ClientDisconnected,
-    Handler,
     Request,
     Response,
     ResponseStream,
 )
 from proxy.http.patience import Wait
-from proxy.http.responses import BODILESS, CHUNKED_END, Stamps, framing, render_head, render_last, sends_body
+from proxy.http.responses import BODILESS, CHUNKED_END, framing, render_head, render_last, sends_body
+from proxy.http.service import Service
 from proxy.http.wire import HEAD_READ_BYTES, ClientGone, ReadsTooSlowly, TooSlow, Wire
 
 log = structlog.get_logger("proxy.http")
@@ -54,58 +51,11 @@ CLOSE_S: Final = 5.0
 CLIENT_GONE: Final = 499
 """In the access log: nobody was there to answer."""
 
-ErrorRenderer: TypeAlias = Callable[[HttpError, str], Response]
-"""Makes the response to a request that failed before, or beside, its handler: error and transaction id in."""
-
-
-class AccessLog(Protocol):
-    """Called once per response, on the hot path."""
-
-    def __call__(
-        self,
-        method: str,
-        target: bytes,
-        status: int,
-        received_bytes: int,
-        sent_bytes: int,
-        duration_s: float,
-        transaction_id: str,
-    ) -> None:
-        """`received_bytes` and `sent_bytes` are counted on the wire, heads included; 499 is a client that went away."""
+AnyBody: TypeAlias = LengthBody | ChunkedBody | NoBody
 
 
 class ResponseBroken(Exception):
     """A response could not be sent to its end; its client must not take it for whole."""
-
-
-@dataclass(slots=True)
-class Counters:
-    """Running totals of one server."""
-
-    requests: int = 0
-    """Of connections that are closed; each counts its own while it lives."""
-    refused: int = 0
-    failed: int = 0
-    expired: int = 0
-    turned_away: int = 0
-
-
-@dataclass(slots=True)
-class Service:
-    """What all connections of a server share."""
-
-    handler: Handler
-    limits: HttpLimits
-    stamps: Stamps
-    parser: HeadParser
-    render_error: ErrorRenderer
-    access_log: AccessLog | None
-    counters: Counters
-    stopping: bool = False
-    """Responses from now on close their connections."""
-
-
-AnyBody: TypeAlias = LengthBody | ChunkedBody | NoBody
 
 
 class Connection:
@@ -330,14 +280,8 @@ class Connection:
         else:
             try:
                 keep_alive = await self._respond_with_stream(request, head, body, response, content)
-            except trio.Cancelled:
-                with trio.move_on_after(CLOSE_S, shield=True):
-                    await content.aclose()
-                raise
-            except BaseException:
-                await content.aclose()
-                raise
-            await content.aclose()
+            finally:
+                await self._close_stream(content, request)
         if keep_alive and (body.finished or await body.drain(limits.drain_bytes_max)):
             return True
         if not body.finished:
@@ -388,6 +332,14 @@ class Connection:
                 )  # fmt: skip
             raise ResponseBroken(str(error)) from error
         return keep_alive
+
+    async def _close_stream(self, stream: ResponseStream, request: Request) -> None:
+        """Close a response's stream, even while the connection is being cancelled. What that raises changes nothing."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
+            try:
+                await stream.aclose()
+            except Exception as error:
+                log.error("a response's stream did not close", transaction_id=request.transaction_id, exc_info=error)
 
     async def _send_stream(
         self, head: bytes, piece: bytes | memoryview, stream: ResponseStream, length: int | None, is_http11: bool

@@ -25,12 +25,13 @@ from typing import Final
 import structlog
 import trio
 
-from proxy.http.connection import AccessLog, Connection, Counters, ErrorRenderer, Service
+from proxy.http.connection import Connection
 from proxy.http.head import HeadParser, HttpError
 from proxy.http.limits import HttpLimits
 from proxy.http.message import Handler, Response
 from proxy.http.patience import Wait
 from proxy.http.responses import Stamps, render_last
+from proxy.http.service import AccessLog, Counters, ErrorRenderer, Service
 from proxy.http.wire import Wire
 
 log = structlog.get_logger("proxy.http")

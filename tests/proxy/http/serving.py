@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import trio
 
-from proxy.http.connection import AccessLog
 from proxy.http.limits import HttpLimits
 from proxy.http.listeners import open_listeners
 from proxy.http.message import BodyError, Handler, Request, Response
 from proxy.http.server import HttpServer
+from proxy.http.service import AccessLog
 
 ANSWER_S = 10
 """A test that waits longer for an answer has failed."""
@@ -160,9 +160,12 @@ async def serving(
 class Pieces:
     """A response stream of given pieces; counts its closes."""
 
-    def __init__(self, pieces: list[bytes], error: Exception | None = None) -> None:
+    def __init__(
+        self, pieces: list[bytes], error: Exception | None = None, close_error: Exception | None = None
+    ) -> None:
         self._pieces = pieces
         self._error = error
+        self._close_error = close_error
         self.closed = 0
 
     async def read(self) -> bytes:
@@ -176,6 +179,8 @@ class Pieces:
     async def aclose(self) -> None:
         """Count."""
         self.closed += 1
+        if self._close_error is not None:
+            raise self._close_error
 
 
 async def echo(request: Request) -> Response:

@@ -219,6 +219,18 @@ async def test_a_stream_that_fails_at_once_is_a_500() -> None:
         assert (await client.answer()).status == 500
 
 
+async def test_a_stream_that_does_not_close_harms_nobody() -> None:
+    """The response was whole; the next one follows in its place."""
+
+    async def handler(request: Request) -> Response:
+        return Response(200, [], Pieces([b"abc"], close_error=ValueError("the disk broke")), 3)
+
+    async with serving(handler) as served, served.client() as client:
+        for _ in range(2):
+            await client.send(GET)
+            assert (await client.answer()).body == b"abc"
+
+
 async def test_handlers_that_raise() -> None:
     """Answered with a plain 500, whatever it was; the connection lives on."""
 
