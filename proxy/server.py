@@ -18,8 +18,8 @@ from typing import Final
 
 import structlog
 
-from proxy.http.connection import AccessLog
 from proxy.http.message import Handler, Request, Response
+from proxy.http.service import AccessLog
 from proxy.metrics import Metrics, dialect_of
 
 log = structlog.get_logger("proxy.server")
