@@ -13,6 +13,8 @@ has. With a majority held, the condition is decided on the newest of what they h
 or the locks are let go and nothing has changed. Of two racing writers at most one holds a majority; who finds the other's
 lock lets go, waits a random moment and tries again.
 
+An object whose metadata names a prefix instead (a dynamic large object) is read as the manifest of what lies there.
+
 Overwriting or deleting a multipart upload's manifest leaves parts that nobody can reach: the devices hand the replaced
 manifest back and its segments are deleted behind the answer.
 
@@ -33,6 +35,7 @@ import trio
 from proxy.cluster import Cluster
 from proxy.conditions import check_copy_source, check_read, check_write
 from proxy.containers import ContainerStore, container_key
+from proxy.dynamic import DLO, assembled
 from proxy.entry import object_info, pack_manifest, pack_meta, row_payload, unpack_manifest
 from proxy.locking import Hold, hold_object
 from proxy.model import (
@@ -170,7 +173,10 @@ class ObjectStore(ContainerStore):
             raise NoSuchObject("the object does not exist", entry.timestamp if entry else 0)
         consistency = _DEGRADED if version.degraded else Consistency()
         if not entry.manifest or raw_manifest:
-            return object_info(entry, consistency)
+            info = object_info(entry, consistency)
+            if DLO in info.metadata and not raw_manifest:
+                return await assembled(self, account, version.key, info)
+            return info
         manifest = unpack_manifest(await self._whole(version))
         return object_info(entry, consistency, manifest)
 
@@ -326,7 +332,8 @@ class ObjectStore(ContainerStore):
         if source_conditions:
             check_copy_source(source_conditions, info)
         if request is None:
-            request = PutObjectRequest(info.content_type, info.metadata)
+            own = {name: value for name, value in info.metadata.items() if name != DLO}
+            request = PutObjectRequest(info.content_type, own)
         stream = opened.stream(0, info.size_bytes)
         try:
             return await self.put_object(*target, StreamBody(stream, info.size_bytes), request)

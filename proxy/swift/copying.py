@@ -14,17 +14,19 @@ are the source's, but `If-None-Match: *` on a PUT, which is about the target.
 from __future__ import annotations
 
 from proxy.conditions import check_copy_source
+from proxy.dynamic import DLO
 from proxy.http.message import HeaderList, Response
 from proxy.model import NO_CONDITIONS, Conditions, NoSuchObject, ObjectInfo, PutObjectRequest
-from proxy.store import ObjectName
+from proxy.store import ObjectName, OpenObject
 from proxy.streams import StreamBody
 from proxy.swift.call import Call, Service, check_read, check_write
 from proxy.swift.errors import SwiftError
-from proxy.swift.metadata import DLO, add_object_headers, object_metadata, truthy
+from proxy.swift.metadata import add_object_headers, object_metadata, truthy
 from proxy.swift.paths import parse_account, parse_object_path, quote_name
 from proxy.swift.preconditions import read_conditions
 from proxy.swift.ranges import ByteRange, parse_ranges
-from proxy.swift.reading import Readable, open_readable
+from proxy.swift.reading import open_readable
+from proxy.swift.static_large import shown
 from proxy.swift.times import http_date
 from proxy.swift.writing import created, given_content_type, unmatched
 
@@ -72,11 +74,14 @@ async def _copy(
     await check_read(service, call, source.account, source.container)
     await check_write(service, call, target.account, target.container)
     as_manifest = call.parameters.get("multipart-manifest") == "get"
-    opened = await open_readable(service, call, source, dynamic=not as_manifest)
+    opened = await open_readable(service, call, source)
+    if as_manifest and DLO in opened.info.metadata:
+        await opened.aclose()
+        opened = await open_readable(service, call, source, raw=True)
     try:
         info = opened.info
         if conditions:
-            check_copy_source(conditions, info)
+            check_copy_source(conditions, shown(info))
         request = _put_request(service, call, info, on_target, as_manifest=as_manifest)
         try:
             if as_manifest and info.manifest is not None and not info.manifest.owned:
@@ -97,7 +102,7 @@ async def _copy(
 
 
 async def _copy_bytes(
-    service: Service, call: Call, opened: Readable, target: ObjectName, request: PutObjectRequest
+    service: Service, call: Call, opened: OpenObject, target: ObjectName, request: PutObjectRequest
 ) -> ObjectInfo:
     start, stop = _range(call, opened.info.size_bytes)
     if stop - start > service.settings.file_size_bytes_max:

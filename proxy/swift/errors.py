@@ -75,13 +75,13 @@ def reason(status: int) -> str:
 
 def page(status: int) -> bytes:
     """The HTML page of a status."""
-    return f"<html><h1>{escape(reason(status))}</h1><p>{escape(PAGES.get(status, ''))}</p></html>".encode()
+    return f"<html><h1>{escape(reason(status))}</h1><p>{escape(PAGES.get(status, ''))}</p></html>\n".encode()
 
 
 def error_response(error: SwiftError) -> Response:
     """The answer to a request that failed."""
     headers: HeaderList = [PLAIN if error.message else HTML, *error.headers]
-    body = error.message.encode("utf-8", "replace") if error.message else page(error.status)
+    body = f"{error.message.rstrip()}\n".encode("utf-8", "replace") if error.message else page(error.status)
     return Response(error.status, headers, body, close=error.close)
 
 

@@ -117,7 +117,7 @@ def _json_row(item: Item) -> dict[str, Any]:
         case ListedObject():
             return {
                 "name": _text(item.name),
-                "hash": item.etag,
+                "hash": item.etag.partition("-")[0],
                 "bytes": item.size_bytes,
                 "content_type": _plain(item.content_type),
                 "last_modified": iso_time(microseconds(item.timestamp)),

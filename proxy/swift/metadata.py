@@ -18,8 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from urllib.parse import unquote_to_bytes
 
+from proxy.dynamic import DLO, parse_dlo
 from proxy.http.message import HeaderList
 from proxy.model import Metadata
 from proxy.swift.access import clean_read_acl, clean_write_acl
@@ -30,7 +30,6 @@ READ_ACL = "sys:read-acl"
 WRITE_ACL = "sys:write-acl"
 META = "meta:"
 DELETE_AT = "delete-at"
-DLO = "dlo"
 
 STANDARD = {
     "content-encoding": b"Content-Encoding",
@@ -70,22 +69,16 @@ def object_metadata(headers: Mapping[bytes, bytes], settings: SwiftSettings, now
             metadata[DELETE_AT] = str(delete_at)
     manifest = headers.get(b"x-object-manifest")
     if manifest:
-        split_dlo(header_text(b"x-object-manifest", manifest))
-        metadata[DLO] = manifest.decode().strip("/")
+        place = header_text(b"x-object-manifest", manifest)
+        if parse_dlo(place) is None:
+            raise SwiftError(400, "X-Object-Manifest must be in the format container/prefix")
+        metadata[DLO] = place.strip("/")
     return metadata
 
 
 def kept_metadata(metadata: Metadata) -> dict[str, str]:
     """What a POST leaves as it is."""
     return {name: value for name, value in metadata.items() if name.startswith(_KEPT_BY_POST)}
-
-
-def split_dlo(value: str) -> tuple[bytes, bytes]:
-    """Container and prefix of a dynamic large object's segments. Raises SwiftError 400."""
-    container, _, prefix = unquote_to_bytes(value).strip(b"/").partition(b"/")
-    if not container or not prefix or "?" in value or "&" in value or container[:1] == b"\x00":
-        raise SwiftError(400, "X-Object-Manifest must be in the format container/prefix")
-    return container, prefix
 
 
 def expired(metadata: Metadata, now_s: float) -> bool:

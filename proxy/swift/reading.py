@@ -13,42 +13,22 @@ answer's stream or before the answer.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from proxy.conditions import check_read as check_conditions
+from proxy.dynamic import DLO, parse_dlo
 from proxy.http.message import HeaderList, Response, ResponseStream
 from proxy.model import NoSuchObject, NotModified, ObjectInfo, ObjectStream
-from proxy.store import ObjectName
+from proxy.store import ObjectName, OpenObject
 from proxy.swift.call import Call, Service, check_read
-from proxy.swift.dynamic_large import DynamicObject, resolved
 from proxy.swift.errors import SwiftError
-from proxy.swift.metadata import DLO, add_object_headers, expired, header_value, truthy
+from proxy.swift.metadata import add_object_headers, expired, header_value, truthy
 from proxy.swift.preconditions import if_range_holds, read_conditions
 from proxy.swift.ranges import ByteRange, MultipartRanges, parse_ranges
-from proxy.swift.static_large import manifest_document
+from proxy.swift.static_large import manifest_document, shown, shown_etag
 from proxy.swift.times import decimal_seconds, http_date
 
 DEGRADED = (b"X-Ringstead-Consistency", b"degraded")
 _ACCEPT_RANGES = (b"Accept-Ranges", b"bytes")
 _STATIC_LARGE_OBJECT = (b"X-Static-Large-Object", b"True")
-
-
-class Readable(Protocol):
-    """An object that is about to be read, whatever it is made of."""
-
-    @property
-    def info(self) -> ObjectInfo:
-        """What HEAD says."""
-
-    @property
-    def small(self) -> bytes | None:
-        """All of its bytes, if they are at hand."""
-
-    def stream(self, start: int, stop: int) -> ObjectStream:
-        """Bytes start up to, not including, stop."""
-
-    async def aclose(self) -> None:
-        """Let go of it."""
 
 
 async def get_object(service: Service, call: Call) -> Response:
@@ -62,7 +42,7 @@ async def get_object(service: Service, call: Call) -> Response:
     try:
         conditions = read_conditions(call.headers)
         if conditions:
-            check_conditions(conditions, info)
+            check_conditions(conditions, shown(info))
         headers = object_headers(info)
         ranges = _ranges(call, info)
         if ranges is not None:
@@ -92,60 +72,50 @@ async def head_object(service: Service, call: Call) -> Response:
     conditions = read_conditions(call.headers)
     try:
         if conditions:
-            check_conditions(conditions, info)
+            check_conditions(conditions, shown(info))
     except NotModified:
         return not_modified(info)
     return Response(200, object_headers(info), b"", info.size_bytes)
 
 
-async def open_readable(service: Service, call: Call, name: ObjectName, *, dynamic: bool = True) -> Readable:
-    """An object to be read; a dynamic large object as the sum of its segments, unless `dynamic` is False.
+async def open_readable(service: Service, call: Call, name: ObjectName, *, raw: bool = False) -> OpenObject:
+    """An object to be read; `raw`: a large object's own bytes, not its segments'.
 
-    Raises NoSuchObject for one that has expired, SwiftError 401 or 403 where segments may not be read.
+    Raises NoSuchObject for one that has expired, SwiftError 401 or 403 where its segments may not be read.
     """
-    opened = await service.store.open_object(*name, newest=truthy(call.headers.get(b"x-newest")))
+    newest = truthy(call.headers.get(b"x-newest"))
+    opened = await service.store.open_object(*name, newest=newest, raw_manifest=raw)
     info = opened.info
-    if info.metadata:
+    if info.metadata or info.manifest is not None:
         try:
-            full = await _checked(service, call, name, info, dynamic=dynamic)
+            await _check(service, call, name.account, info)
         except BaseException:
             await opened.aclose()
             raise
-        if full is not info:
-            await opened.aclose()
-            return DynamicObject(service.store, full)
-    if info.manifest is not None:
-        await _check_segments(service, call, info)
     return opened
 
 
-async def describe(service: Service, call: Call, name: ObjectName, *, dynamic: bool = True) -> ObjectInfo:
+async def describe(service: Service, call: Call, name: ObjectName, *, raw: bool = False) -> ObjectInfo:
     """What HEAD says of an object. Raises as `open_readable`."""
-    info = await service.store.head_object(*name, newest=truthy(call.headers.get(b"x-newest")))
-    if info.metadata:
-        info = await _checked(service, call, name, info, dynamic=dynamic)
-    if info.manifest is not None:
-        await _check_segments(service, call, info)
+    newest = truthy(call.headers.get(b"x-newest"))
+    info = await service.store.head_object(*name, newest=newest, raw_manifest=raw)
+    if info.metadata or info.manifest is not None:
+        await _check(service, call, name.account, info)
     return info
 
 
-async def _checked(service: Service, call: Call, name: ObjectName, info: ObjectInfo, *, dynamic: bool) -> ObjectInfo:
-    """`info`, or for a dynamic large object what its segments make of it. Raises NoSuchObject if it has expired."""
+async def _check(service: Service, call: Call, account: str, info: ObjectInfo) -> None:
+    """Whether the object is still there, and the caller may read what it is made of."""
     if expired(info.metadata, service.clock()):
         raise NoSuchObject("the object has expired")
-    if dynamic and DLO in info.metadata:
-        return await resolved(service, call, name, info)
-    return info
-
-
-async def _check_segments(service: Service, call: Call, info: ObjectInfo) -> None:
-    """Whether the caller may read what the object is made of."""
-    assert info.manifest is not None
-    if info.manifest.owned:
+    if info.manifest is None or info.manifest.owned:
         return
     places = {(segment.account, segment.container) for segment in info.manifest.segments}
-    for account, container in places:
-        await check_read(service, call, account, container)
+    dynamic = parse_dlo(info.metadata[DLO]) if DLO in info.metadata else None
+    if dynamic is not None:
+        places.add((account, dynamic[0]))
+    for segment_account, container in places:
+        await check_read(service, call, segment_account, container)
 
 
 def object_headers(info: ObjectInfo) -> HeaderList:
@@ -153,7 +123,7 @@ def object_headers(info: ObjectInfo) -> HeaderList:
     modified_us = info.modified_us
     metadata = info.metadata
     large = info.manifest is not None
-    etag = info.etag.encode("latin-1", "replace")
+    etag = shown_etag(info).encode("latin-1", "replace")
     headers: HeaderList = [
         (b"Content-Type", header_value(info.content_type)),
         (b"Etag", b'"%b"' % etag if large else etag),
@@ -178,7 +148,7 @@ def not_modified(info: ObjectInfo) -> Response:
 
 def _ranges(call: Call, info: ObjectInfo) -> list[ByteRange] | None:
     value = call.headers.get(b"range")
-    if value is None or not if_range_holds(call.headers.get(b"if-range"), info.etag, info.modified_us):
+    if value is None or not if_range_holds(call.headers.get(b"if-range"), shown_etag(info), info.modified_us):
         return None
     ranges = parse_ranges(value, info.size_bytes)
     if ranges == []:
@@ -188,7 +158,7 @@ def _ranges(call: Call, info: ObjectInfo) -> list[ByteRange] | None:
     return ranges
 
 
-def _partial(call: Call, opened: Readable, ranges: list[ByteRange], headers: HeaderList) -> Response:
+def _partial(call: Call, opened: OpenObject, ranges: list[ByteRange], headers: HeaderList) -> Response:
     """206: one range as it is, several as multipart/byteranges."""
     size_bytes = opened.info.size_bytes
     if len(ranges) == 1:
@@ -204,24 +174,27 @@ def _partial(call: Call, opened: Readable, ranges: list[ByteRange], headers: Hea
 
 
 async def _get_manifest(service: Service, call: Call) -> Response:
-    """The manifest itself: an SLO's as JSON, a dynamic one's marker object, any other object as it is."""
+    """The manifest itself: an SLO's as JSON, a dynamic one's own bytes; any other object as it is."""
     name = ObjectName(call.account, call.container, call.name)
-    info = await describe(service, call, name, dynamic=False)
+    info = await describe(service, call, name)
+    static = info.manifest is not None and DLO not in info.metadata
+    if not static:
+        info = await describe(service, call, name, raw=True)
     conditions = read_conditions(call.headers)
     try:
         if conditions:
-            check_conditions(conditions, info)
+            check_conditions(conditions, shown(info))
     except NotModified:
         return not_modified(info)
     headers = object_headers(info)
-    if info.manifest is not None:
+    if static:
         body, etag = manifest_document(info, raw=call.parameters.get("format") == "raw")
         headers[0] = (b"Content-Type", b"application/json; charset=utf-8")
         headers[1] = (b"Etag", etag)
         return Response(200, headers, body)
     if call.request.method == "HEAD":
         return Response(200, headers, b"", info.size_bytes)
-    opened = await open_readable(service, call, name, dynamic=False)
+    opened = await open_readable(service, call, name, raw=True)
     size_bytes = opened.info.size_bytes
     return Response(200, object_headers(opened.info), _ClosingStream(opened.stream(0, size_bytes), opened), size_bytes)
 
@@ -231,7 +204,7 @@ class _ClosingStream:
 
     __slots__ = ("_opened", "_stream", "read")
 
-    def __init__(self, stream: ObjectStream | ResponseStream, opened: Readable) -> None:
+    def __init__(self, stream: ObjectStream | ResponseStream, opened: OpenObject) -> None:
         self._stream = stream
         self._opened = opened
         self.read = stream.read

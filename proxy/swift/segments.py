@@ -13,18 +13,18 @@ import hashlib
 
 import trio
 
+from proxy.dynamic import DLO
 from proxy.http.message import Response
 from proxy.model import Manifest, NoSuchContainer, NoSuchObject, PutObjectRequest, Segment
 from proxy.store import ObjectName
 from proxy.swift.bulk import Tally, delete_all, summary
 from proxy.swift.call import Call, Service, check_read, read_whole
 from proxy.swift.errors import SwiftError, reason
-from proxy.swift.metadata import DLO, object_metadata
+from proxy.swift.metadata import object_metadata
 from proxy.swift.paths import quote_name
-from proxy.swift.preconditions import write_conditions
 from proxy.swift.reading import describe
-from proxy.swift.static_large import ManifestEntry, checked_segment, manifest_etag, parse_manifest
-from proxy.swift.writing import content_type_of, created, unmatched
+from proxy.swift.static_large import ManifestEntry, checked_segment, manifest_etag, parse_manifest, stored_etag
+from proxy.swift.writing import conditions_of, content_type_of, created, unmatched
 
 _DEPTH_MAX = 10
 """Manifests within manifests."""
@@ -50,13 +50,13 @@ async def put_manifest(service: Service, call: Call) -> Response:
     promised = call.headers.get(b"etag")
     if promised and promised.strip().strip(b'"').decode("latin-1") not in (etag, _md5(data)):
         raise SwiftError(422)
-    conditions = write_conditions(call.headers)
+    conditions = await conditions_of(service, call)
     request = PutObjectRequest(content_type_of(call), metadata, conditions)
     size_bytes = sum(segment.size_bytes for segment in segments)
     manifest = Manifest(tuple(segments), owned=False)
     try:
         info = await service.store.put_manifest(
-            call.account, call.container, call.name, manifest, etag, size_bytes, request
+            call.account, call.container, call.name, manifest, stored_etag(etag, segments), size_bytes, request
         )
     except NoSuchObject as error:
         raise unmatched(conditions) from error
@@ -104,7 +104,7 @@ async def delete_manifest(service: Service, call: Call) -> Response:
         info = await service.store.head_object(*name)
     except (NoSuchObject, NoSuchContainer):
         return summary(call, Tally(missing=1), "404 Not Found")
-    if info.manifest is None:
+    if info.manifest is None or DLO in info.metadata:
         return summary(call, Tally(errors=[(quoted, "Not an SLO manifest")]), "400 Bad Request")
     names: list[ObjectName] = []
     if not info.manifest.owned:
@@ -131,7 +131,7 @@ async def _collect(service: Service, manifest: Manifest, names: list[ObjectName]
         except (NoSuchObject, NoSuchContainer):
             names.append(name)
             continue
-        if info.manifest is not None and not info.manifest.owned:
+        if info.manifest is not None and not info.manifest.owned and DLO not in info.metadata:
             await _collect(service, info.manifest, names, depth + 1)
             seen.update(names)
         names.append(name)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from proxy.dynamic import SEGMENTS_MAX
 from proxy.model import CONTAINER_NAME_BYTES_MAX, LIST_LIMIT_MAX, OBJECT_NAME_BYTES_MAX, OBJECT_SIZE_BYTES_MAX
 
 SIGNATURE_DIGESTS = ("sha1", "sha256", "sha512")
@@ -42,8 +43,6 @@ class SwiftSettings:
     slo_manifest_bytes_max: int = 8 * 1024**2
     slo_concurrency: int = 8
     """Segments of one new manifest that are looked up at once."""
-    dlo_segment_count_max: int = 100_000
-    """A dynamic large object of more segments is refused (409), since all are listed to know its size."""
     bulk_delete_count_max: int = 10_000
     bulk_delete_failure_count_max: int = 1_000
     """After so many that could not be deleted a bulk delete ends."""
@@ -94,7 +93,7 @@ def info_document(settings: SwiftSettings, version: str) -> dict[str, Any]:
             "max_manifest_size": settings.slo_manifest_bytes_max,
             "min_segment_size": 1,
         },
-        "dlo": {"max_segments": settings.dlo_segment_count_max},
+        "dlo": {"max_segments": SEGMENTS_MAX},
         "bulk_delete": {
             "max_deletes_per_request": settings.bulk_delete_count_max,
             "max_failed_deletes": settings.bulk_delete_failure_count_max,

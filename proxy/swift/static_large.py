@@ -4,6 +4,9 @@ The client uploads segments, then PUTs a JSON list of them with `?multipart-mani
 size and etag compared with what the list says, and all that is wrong is told at once. The object's etag is the MD5 of the
 segments' etags (with `:RANGE;` behind one that is a range of its object).
 
+The object model keeps that etag with the number of segments behind it, `…-3`, as S3 has the etags of multipart uploads:
+S3's clients take an etag without it for the MD5 of the content, and call a good download corrupted. Swift's see it without.
+
 This file is the format: the list parsed and checked, the etag, the list as GET gives it back. What asks the store is in
 segments.py.
 
@@ -15,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -47,11 +50,11 @@ def parse_manifest(data: bytes, settings: SwiftSettings) -> list[ManifestEntry]:
     try:
         listed: Any = json.loads(data)
     except (ValueError, RecursionError):
-        raise SwiftError(400, "Manifest must be valid JSON.\n") from None
+        raise SwiftError(400, "Manifest must be valid JSON.") from None
     if not isinstance(listed, list):
-        raise SwiftError(400, "Manifest must be a list.\n")
+        raise SwiftError(400, "Manifest must be a list.")
     if not listed:
-        raise SwiftError(400, "Manifest must have at least one segment.\n")
+        raise SwiftError(400, "Manifest must have at least one segment.")
     if len(listed) > settings.slo_segment_count_max:
         raise SwiftError(413, f"Number of segments must be <= {settings.slo_segment_count_max}")
     entries: list[ManifestEntry] = []
@@ -62,7 +65,7 @@ def parse_manifest(data: bytes, settings: SwiftSettings) -> list[ManifestEntry]:
         except ValueError as error:
             problems.append(f"Index {index}: {error}")
     if problems:
-        raise SwiftError(400, "\n".join(problems) + "\n")
+        raise SwiftError(400, "\n".join(problems))
     return entries
 
 
@@ -101,7 +104,7 @@ def checked_segment(entry: ManifestEntry, account: str, info: ObjectInfo) -> Seg
     """The segment that an entry means, given the object that it names; or what is wrong with it."""
     if entry.size_bytes is not None and entry.size_bytes != info.size_bytes:
         return "Size Mismatch"
-    if entry.etag is not None and entry.etag != info.etag:
+    if entry.etag is not None and entry.etag not in (info.etag, shown_etag(info)):
         return "Etag Mismatch"
     if not info.size_bytes:
         return "Too Small; each segment must be at least 1 byte."
@@ -121,8 +124,28 @@ def manifest_etag(segments: Sequence[Segment]) -> str:
     """The etag of the object that the segments make."""
     etags = hashlib.md5(usedforsecurity=False)
     for segment in segments:
-        etags.update((segment.etag if segment.whole else f"{segment.etag}:{_range(segment)};").encode())
+        etag = _plain(segment.etag)
+        etags.update((etag if segment.whole else f"{etag}:{_range(segment)};").encode())
     return etags.hexdigest()
+
+
+def stored_etag(etag: str, segments: Sequence[Segment]) -> str:
+    """The etag as the object model has it, which for S3's clients must tell that it is no MD5 of the content."""
+    return f"{etag}-{len(segments)}"
+
+
+def shown_etag(info: ObjectInfo) -> str:
+    """An object's etag as Swift has it: without the number of parts."""
+    return info.etag if info.manifest is None else _plain(info.etag)
+
+
+def shown(info: ObjectInfo) -> ObjectInfo:
+    """The object as conditions are to see it."""
+    return info if info.manifest is None else replace(info, etag=_plain(info.etag))
+
+
+def _plain(etag: str) -> str:
+    return etag.partition("-")[0]
 
 
 def manifest_document(info: ObjectInfo, *, raw: bool) -> tuple[bytes, bytes]:
@@ -136,13 +159,13 @@ def manifest_document(info: ObjectInfo, *, raw: bool) -> tuple[bytes, bytes]:
         path = f"/{segment.container.decode('utf-8', 'replace')}/{segment.name.decode('utf-8', 'replace')}"
         row: dict[str, Any]
         if raw:
-            row = {"path": path, "etag": segment.etag}
+            row = {"path": path, "etag": _plain(segment.etag)}
             if segment.whole:
                 row["size_bytes"] = segment.size_bytes
         else:
             row = {
                 "name": path,
-                "hash": segment.etag,
+                "hash": _plain(segment.etag),
                 "bytes": segment.size_bytes,
                 "content_type": "application/octet-stream",
                 "last_modified": iso_time(info.modified_us),

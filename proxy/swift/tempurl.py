@@ -58,12 +58,12 @@ async def check_signature(service: Service, request: Request, target: Target) ->
         and _address_fits(parameters, request.client)
     )
     if not valid or signature is None or expires_s is None:
-        raise SwiftError(401, "Temp URL invalid\n")
+        raise SwiftError(401, "Temp URL invalid")
     signed_path = path
     if "temp_url_prefix" in parameters:
         prefix = parameters["temp_url_prefix"].encode("utf-8", "surrogateescape")
         if not target.name.startswith(prefix):
-            raise SwiftError(401, "Temp URL invalid\n")
+            raise SwiftError(401, "Temp URL invalid")
         signed_path = b"prefix:" + path[: len(path) - len(target.name)] + prefix
     digest, expected = signature
     beginning = b"ip=%b\n" % parameters["temp_url_ip_range"].encode() if "temp_url_ip_range" in parameters else b""
@@ -76,7 +76,7 @@ async def check_signature(service: Service, request: Request, target: Target) ->
         for text in texts:
             good |= hmac.compare_digest(hmac.digest(key, text, digest), expected)
     if not good:
-        raise SwiftError(401, "Temp URL invalid\n")
+        raise SwiftError(401, "Temp URL invalid")
     if method in ("PUT", "POST"):
         for header in _FORBIDDEN_ON_PUT:
             if header in request.headers:

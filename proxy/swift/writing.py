@@ -9,6 +9,8 @@ Invariant: everything that can be refused is refused before the first byte of th
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from mimetypes import MimeTypes
 from os.path import splitext
@@ -18,9 +20,10 @@ from proxy.model import Conditions, NoSuchObject, ObjectInfo, PreconditionFailed
 from proxy.store import ObjectName
 from proxy.swift.call import Call, Service
 from proxy.swift.errors import HTML, SwiftError, page
-from proxy.swift.metadata import DLO, expired, header_text, kept_metadata, object_metadata, truthy
+from proxy.swift.metadata import expired, header_text, kept_metadata, object_metadata, truthy
 from proxy.swift.preconditions import write_conditions
 from proxy.swift.reading import DEGRADED
+from proxy.swift.static_large import shown_etag
 from proxy.swift.times import decimal_seconds, http_date
 
 _UNKNOWN_TYPE = "application/octet-stream"
@@ -38,7 +41,7 @@ async def put_object(service: Service, call: Call) -> Response:
             raise SwiftError(411, "Missing Content-Length header.")
         if length > service.settings.file_size_bytes_max:
             raise SwiftError(413, close=True)
-    request = put_request(service, call)
+    request = put_request(service, call, await conditions_of(service, call))
     try:
         info = await service.store.put_object(call.account, call.container, call.name, body, request)
     except NoSuchObject as error:
@@ -65,7 +68,7 @@ async def post_object(service: Service, call: Call) -> Response:
 
 async def delete_object(service: Service, call: Call) -> Response:
     """DELETE: 204; 404, 412."""
-    conditions = write_conditions(call.headers)
+    conditions = await conditions_of(service, call)
     try:
         info = await service.store.delete_object(call.account, call.container, call.name, conditions)
     except NoSuchObject:
@@ -80,14 +83,25 @@ async def delete_object(service: Service, call: Call) -> Response:
     return Response(204, headers)
 
 
-def put_request(service: Service, call: Call) -> PutObjectRequest:
+async def conditions_of(service: Service, call: Call) -> Conditions:
+    """The conditions of a write. A large object's etag is matched as it was shown. Raises SwiftError 400."""
+    conditions = write_conditions(call.headers)
+    if conditions.if_match and "*" not in conditions.if_match:
+        with suppress(NoSuchObject):
+            info = await service.store.head_object(call.account, call.container, call.name)
+            if shown_etag(info) in conditions.if_match:
+                return replace(conditions, if_match=(info.etag,))
+    return conditions
+
+
+def put_request(service: Service, call: Call, conditions: Conditions) -> PutObjectRequest:
     """All that a PUT's headers say of the object. Raises SwiftError 400, 422."""
     headers = call.headers
     etag = headers.get(b"etag")
     return PutObjectRequest(
         content_type_of(call),
         object_metadata(headers, service.settings, service.clock()),
-        write_conditions(headers),
+        conditions,
         expected_md5(etag) if etag else None,
     )
 
@@ -141,10 +155,10 @@ def _type_of_ending(ending: str) -> str:
 
 def created(info: ObjectInfo, extra: HeaderList | None = None) -> Response:
     """201, with what a client checks its upload against."""
-    etag = info.etag.encode("latin-1", "replace")
+    etag = shown_etag(info).encode("latin-1", "replace")
     headers: HeaderList = [
         HTML,
-        (b"Etag", b'"%b"' % etag if info.manifest is not None and DLO not in info.metadata else etag),
+        (b"Etag", b'"%b"' % etag if info.manifest is not None else etag),
         (b"Last-Modified", http_date(info.modified_us)),
     ]
     if extra:

@@ -19,9 +19,7 @@ from proxy.user_store import UserStore
 from proxy.users import User, UserRecord
 from tests.support.small_cluster import CLUSTER_KEY, SmallCluster, small_cluster
 
-SETTINGS = SwiftSettings(
-    slo_segment_count_max=20, bulk_delete_count_max=50, bulk_delete_failure_count_max=10, dlo_segment_count_max=50
-)
+SETTINGS = SwiftSettings(slo_segment_count_max=20, bulk_delete_count_max=50, bulk_delete_failure_count_max=10)
 
 
 class Time:

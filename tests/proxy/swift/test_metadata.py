@@ -14,7 +14,6 @@ from proxy.swift.metadata import (
     expired,
     kept_metadata,
     object_metadata,
-    split_dlo,
 )
 from proxy.swift.settings import SwiftSettings
 
@@ -107,7 +106,6 @@ def test_expired() -> None:
 def test_dynamic_manifests() -> None:
     """X-Object-Manifest names a container and a prefix, percent-encoded, and is kept as it came."""
     assert of_object(x_object_manifest=b"c/p%20q") == {"dlo": "c/p%20q"}
-    assert split_dlo("c/p%20q/r") == (b"c", b"p q/r")
     for value in (b"c", b"c/", b"/", b"c/p?x", b"%00c/p"):
         assert "container/prefix" in refused(x_object_manifest=value)
 
