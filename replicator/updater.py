@@ -4,10 +4,10 @@ Problem: an account shows for each container how many objects and bytes it holds
 one account row the bottleneck of all its containers; and a proxy that dies between a container and its account's row
 leaves a container that no listing shows.
 
-Idea: each node looks over the containers of its own devices, again and again, at a pace, and notes those whose state
-changed since it last looked. For each of those it asks a majority of the container's replicas what it holds, a majority of
-the account's what its row says, and writes the row where the two differ (`replicator.totals` decides). All three nodes
-that hold a container may do so at once: they read the same and write the same.
+Idea: each node looks over the containers of its own devices, again and again, at a pace, and notes those whose state changed
+since it last looked (`replicator.container_watch`). For each of those it asks a majority of the container's replicas what it
+holds, a majority of the account's what its row says, and writes the row where the two differ (`replicator.totals` decides).
+All three nodes that hold a container may do so at once: they read the same and write the same.
 
 After a start everything counts as changed, which costs reads but no writes where the rows are right: so what was missed
 while the updater was down is found.
@@ -31,6 +31,7 @@ from typing import Any, Final, NamedTuple
 import structlog
 import trio
 
+from replicator.container_watch import ContainerWatch, split_container_key
 from replicator.pace import Pace
 from replicator.peers import Peer, Peers, ask_all
 from replicator.totals import RowUpdate, decide_update
@@ -40,10 +41,8 @@ from storage_node.operations import (
     Answer,
     Catalog,
     FoundCatalog,
-    FoundEntries,
     FoundRows,
     GetCatalog,
-    ListEntries,
     ListRows,
     PutCatalog,
     PutRow,
@@ -54,8 +53,6 @@ from storage_node.operations import (
 )
 from storage_node.timestamp import Clock
 
-PAGE: Final = 256
-"""Containers compared between two checkpoints: a few milliseconds."""
 CONCURRENCY: Final = 16
 RETRY_FIRST_S: Final = 1.0
 RETRY_MAX_S: Final = 60.0
@@ -121,10 +118,10 @@ class Updater:
         self.update_pace = Pace(settings.updates_per_s_max)
         self._clock = clock
         self._settings = settings
-        self._seen: dict[int, dict[bytes, int]] = {peer.device.id: {} for peer in self.peers.local}
+        self._watches = [ContainerWatch(peer, self.look_pace, self._note) for peer in self.peers.local]
         self._pending: dict[bytes, _Pending] = {}
         self._work = trio.Event()
-        self._looks = self._compared = self._updated = self._failed = 0
+        self._looks = self._updated = self._failed = 0
         self._look_s = 0.0
 
     def statistics(self) -> UpdaterStatistics:
@@ -136,7 +133,7 @@ class Updater:
             oldest_s,
             self._looks,
             self._look_s,
-            self._compared,
+            sum(watch.compared for watch in self._watches),
             self._updated,
             self._failed,
             self.look_pace.paused,
@@ -147,40 +144,19 @@ class Updater:
         async with trio.open_nursery() as nursery:
             await nursery.start(self.peers.run)
             nursery.start_soon(self._update_for_ever)
-            for peer in self.peers.local:
-                nursery.start_soon(self._look_for_ever, peer)
+            for watch in self._watches:
+                nursery.start_soon(self._look_for_ever, watch)
             task_status.started()
 
     # -------------------------------------------------------------------------------------------------------- looking
 
-    async def _look_for_ever(self, peer: Peer) -> None:
+    async def _look_for_ever(self, watch: ContainerWatch) -> None:
         while True:
             began_s = trio.current_time()
-            await self._look(peer)
+            await watch.look()
             self._looks += 1
             self._look_s = trio.current_time() - began_s
             await trio.sleep(self._settings.interval_s)
-
-    async def _look(self, peer: Peer) -> None:
-        """Note every container of a device that is not as it was."""
-        seen = self._seen[peer.device.id]
-        present: dict[bytes, int] = {}
-        start = bytes(16)
-        while True:
-            answer = await peer.call(ListEntries(Space.CONTAINER, start, None, PAGE))
-            if not isinstance(answer, FoundEntries) or answer.status != Status.FOUND:
-                return  # the device is away; what was seen of it stays
-            for name_hash, key, entry in answer.entries:
-                if isinstance(entry, Catalog) and is_listed(key):
-                    state = present[name_hash] = fingerprint(entry)
-                    if seen.get(name_hash) != state and not self._note(key):
-                        del present[name_hash]
-            self._compared += len(answer.entries)
-            await self.look_pace.take(len(answer.entries))
-            if not answer.truncated or not answer.entries:
-                self._seen[peer.device.id] = present
-                return
-            start = successor(answer.entries[-1].hash)
 
     def _note(self, key: bytes) -> bool:
         """Put a container on the list; False when the list is full."""
@@ -303,26 +279,3 @@ _ANSWERED: Final = (Status.FOUND, Status.MISSING)
 
 def _majority(answers: list[Answer], peers: tuple[Peer, ...]) -> bool:
     return sum(answer.status in _ANSWERED for answer in answers) > len(peers) // 2
-
-
-def is_listed(container_key: bytes) -> bool:
-    """Whether a container is one that its account lists: internal ones, whose names begin with NUL, are not."""
-    _, name = split_container_key(container_key)
-    return bool(name) and not name.startswith(b"\x00")
-
-
-def split_container_key(key: bytes) -> tuple[bytes, bytes]:
-    """b"/account/container" -> (b"/account", b"container")."""
-    account, _, name = key[1:].partition(b"/")
-    return b"/" + account, name
-
-
-def fingerprint(catalog: Catalog) -> int:
-    """A number that changes when what the account's row should say may have changed."""
-    return hash((catalog.created_timestamp, catalog.deleted_timestamp, catalog.object_count, catalog.size_bytes))
-
-
-def successor(name_hash: bytes) -> bytes:
-    """The next hash in order. The last one's is itself, which ends a listing with one repeated entry."""
-    number = int.from_bytes(name_hash, "big") + 1
-    return min(number, (1 << 128) - 1).to_bytes(16, "big")

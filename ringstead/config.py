@@ -153,7 +153,7 @@ class UpdaterConfig(ServiceConfig):
     devices_dir: Path = setting(Path("devices"), "Where this machine's devices are.")
     interval_s: float = setting(1.0, "How often each device is looked over. Seconds.", minimum=0.05, maximum=3600.0)
     containers_per_s_max: float = setting(
-        5_000.0, "How many containers are compared in a second, over all devices.", minimum=1.0
+        10_000.0, "How many containers are compared in a second, over all devices.", minimum=1.0
     )
     updates_per_s_max: float = setting(1_000.0, "How many account rows are written in a second.", minimum=0.1)
 

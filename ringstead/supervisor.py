@@ -147,7 +147,8 @@ class Supervised:
     def release(self) -> None:
         """Let it run (again)."""
         self._hold = False
-        self._wake()
+        if self.state is State.HELD:
+            self._set(State.DOWN)
 
     def stop(self) -> None:
         """End it for good, in order."""

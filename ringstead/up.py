@@ -251,7 +251,7 @@ def _operations(supervisor: Supervisor, stop: Stop) -> dict[str, Callable[[Mappi
         }
 
     async def wait(request: Mapping[str, Any]) -> Answer:
-        with trio.move_on_after(float(request.get("timeout_s", 30.0))) as scope:
+        with trio.move_on_after(float(request.get("within_s", 30.0))) as scope:
             await supervisor.until_ready()
         return {**await status(request), "ready": not scope.cancelled_caught}
 
@@ -269,7 +269,7 @@ def _operations(supervisor: Supervisor, stop: Stop) -> dict[str, Callable[[Mappi
     async def release(request: Mapping[str, Any]) -> Answer:
         service = supervisor.services[str(request["name"])]
         service.release()
-        with trio.move_on_after(float(request.get("timeout_s", 30.0))):
+        with trio.move_on_after(float(request.get("within_s", 30.0))):
             await service.until_ready()
         return await status(request)
 
