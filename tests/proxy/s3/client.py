@@ -65,7 +65,7 @@ class S3Client:
         self.app = app
         self.user = user
         self.host = host
-        self._credentials = Credentials(user.access_keys[0], secret_key)
+        self.credentials = Credentials(user.access_keys[0], secret_key)
         self._count = 0
 
     async def __call__(
@@ -89,7 +89,7 @@ class S3Client:
         sent.setdefault("host", self.host)
         if sign:
             request = AWSRequest(method, f"http://{sent['host']}{target}", dict(sent), body)
-            S3SigV4Auth(self._credentials, "s3", "us-east-1").add_auth(request)
+            S3SigV4Auth(self.credentials, "s3", "us-east-1").add_auth(request)
             sent = {name.lower(): value for name, value in request.headers.items()}
         sent["content-length"] = str(len(body))
         self._count += 1
