@@ -9,11 +9,12 @@ PACKAGES := ring storage_node replicator proxy scheduler ringstead
 SOURCES := $(wildcard $(PACKAGES) tests bench)
 ARGS ?=
 
-.PHONY: help setup run test check lock clean bench
+.PHONY: help setup run test long check lock clean bench
 
 help:
 	@echo "make run [ARGS=…]    a cluster on this machine (ARGS go to \`ringstead up\`)"
 	@echo "make test [ARGS=…]   the tests (ARGS go to pytest)"
+	@echo "make long            client and fault tests at full size"
 	@echo "make check           ruff and mypy"
 	@echo "make bench [ARGS=…]  the benchmarks"
 	@echo "make setup           the virtual environment, from the lock file (the others do it)"
@@ -36,6 +37,10 @@ run: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+# The whole tree for every client, 5 GiB for the large object: the better part of an hour on two cores.
+long: $(STAMP)
+	RINGSTEAD_TREE_FILES=5000 RINGSTEAD_LARGE_OBJECT_MIB=5120 $(BIN)/python -m pytest tests/clients tests/faults $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check $(SOURCES)

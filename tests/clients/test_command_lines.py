@@ -11,7 +11,7 @@ import pytest
 
 from tests.clients.conftest import digest_tree, program
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 Run = Callable[..., str]
 
 
@@ -53,7 +53,7 @@ def test_s3cmd(
         f"--host={host}",
         f"--host-bucket={host}",
         "--no-ssl",
-        "--quiet",
+        "--no-progress",
     )
     bucket = f"s3://{bucket_name}"
     run(*s3cmd, *common, "mb", bucket)

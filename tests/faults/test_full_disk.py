@@ -16,7 +16,7 @@ from tests.faults.test_kills import token_of
 from tests.support.cluster import TestCluster
 from tests.support.http_client import HttpClient
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 MIB = 1024 * 1024
 
 

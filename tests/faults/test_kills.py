@@ -12,12 +12,12 @@ from collections.abc import Callable
 import pytest
 import trio
 
-from ringstead.fsck import check_device
+from storage_node.device import Device
 from tests.faults.workload import Worker
 from tests.support.cluster import TestCluster
 from tests.support.http_client import HttpClient
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 MakeCluster = Callable[..., TestCluster]
 WORKERS = 6
 LOAD_S = 1.5
@@ -131,8 +131,10 @@ async def test_everything_dies_at_once_ten_times(make_cluster: MakeCluster) -> N
     await trio.to_thread.run_sync(cluster.stop)
     devices = sorted((cluster.data / "devices").iterdir())
     assert devices
-    for device in devices:
-        assert check_device(device).problems == []
+    for folder in devices:
+        device = Device.open(folder)
+        assert device.check() == []
+        device.close()
 
 
 def void(_: object) -> None:
