@@ -11,31 +11,34 @@ SEED = 20261123
 REQUESTS = 1500
 METHODS = ("GET", "HEAD", "PUT", "POST", "DELETE", "COPY", "OPTIONS", "PATCH")
 SEGMENTS = (
-    "c", "d", "c%2Fo", "o", "o2", "%FF", "%00", "", "..", "%C3%BC", "x" * 300, "x" * 1100, "slo", "dlo", "a b", "+", "%", "%zz",
+    "c", "d", "c%2Fo", "o", "o2", "%FF", "%00", "", "..", "%C3%BC", "x" * 300, "x" * 1100, "slo", "dlo", "a b", "+",
+    "%", "%zz",
 )  # fmt: skip
 PARAMETERS = (
-    "multipart-manifest=put", "multipart-manifest=get", "multipart-manifest=delete", "format=json", "format=xml", "format=%FF",
-    "limit=3", "limit=-1", "limit=99999", "prefix=%FF", "prefix=o", "delimiter=/", "delimiter=%C3", "marker=o", "reverse=1",
-    "path=", "path=o", "bulk-delete", "temp_url_sig=00", "temp_url_expires=1", "temp_url_sig=%FF&temp_url_expires=9999999999",
-    "end_marker=z", "=", "&&&", "%FF=%FF", "inline", "filename=%00%0A",
+    "multipart-manifest=put", "multipart-manifest=get", "multipart-manifest=delete", "format=json", "format=xml",
+    "format=%FF", "limit=3", "limit=-1", "limit=99999", "prefix=%FF", "prefix=o", "delimiter=/", "delimiter=%C3",
+    "marker=o", "reverse=1", "path=", "path=o", "bulk-delete", "temp_url_sig=00", "temp_url_expires=1",
+    "temp_url_sig=%FF&temp_url_expires=9999999999", "end_marker=z", "=", "&&&", "%FF=%FF", "inline",
+    "filename=%00%0A",
 )  # fmt: skip
 VALUES = (
-    b"", b"true", b"c/o", b"/c/o2", b"none/x", b"*", b'"*"', b'"abc"', b"d41d8cd98f00b204e9800998ecf8427e", b"\xff\xfe",
-    b"bytes=0-", b"bytes=-1", b"bytes=0-0,2-3", b"bytes=9-1", b"Thu, 01 Jan 2099 00:00:00 GMT", b"1", b"-1", b"99999999999999",
-    b".r:*,.rlistings", b".r:*", b"art:bob", b"AUTH_art", b"application/json", b"text/xml;q=0.5", b"x" * 600, "ü".encode(),
-    b"https://page.example", b"GET",
+    b"", b"true", b"c/o", b"/c/o2", b"none/x", b"*", b'"*"', b'"abc"', b"d41d8cd98f00b204e9800998ecf8427e",
+    b"\xff\xfe", b"bytes=0-", b"bytes=-1", b"bytes=0-0,2-3", b"bytes=9-1", b"Thu, 01 Jan 2099 00:00:00 GMT", b"1",
+    b"-1", b"99999999999999", b".r:*,.rlistings", b".r:*", b"art:bob", b"AUTH_art", b"application/json",
+    b"text/xml;q=0.5", b"x" * 600, "ü".encode(), b"https://page.example", b"GET",
 )  # fmt: skip
 HEADERS = (
-    "etag", "range", "if-range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "x-newest", "accept",
-    "content-type", "x-detect-content-type", "x-delete-at", "x-delete-after", "x-object-manifest", "x-copy-from",
-    "x-copy-from-account", "destination", "destination-account", "x-fresh-metadata", "x-object-meta-a", "x-object-meta-",
-    "x-container-meta-a", "x-remove-container-meta-a", "x-account-meta-a", "x-container-read", "x-container-write", "origin",
-    "x-storage-policy", "referer", "access-control-request-method", "x-container-meta-access-control-allow-origin",
-    "x-auth-token", "content-encoding", "x-container-meta-temp-url-key",
+    "etag", "range", "if-range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since",
+    "x-newest", "accept", "content-type", "x-detect-content-type", "x-delete-at", "x-delete-after",
+    "x-object-manifest", "x-copy-from", "x-copy-from-account", "destination", "destination-account",
+    "x-fresh-metadata", "x-object-meta-a", "x-object-meta-", "x-container-meta-a", "x-remove-container-meta-a",
+    "x-account-meta-a", "x-container-read", "x-container-write", "origin", "x-storage-policy", "referer",
+    "access-control-request-method", "x-container-meta-access-control-allow-origin", "x-auth-token",
+    "content-encoding", "x-container-meta-temp-url-key",
 )  # fmt: skip
 BODIES = (
-    b"", b"hello", b"[]", b'[{"path": "/c/o"}]', b'[{"path": "/c/o", "range": "0-1"}, {"path": "/c/slo"}]', b"c/o\nc/%FF\nd",
-    b"x" * 200_000, b'[{"path": 5}]', b"\xff" * 10,
+    b"", b"hello", b"[]", b'[{"path": "/c/o"}]', b'[{"path": "/c/o", "range": "0-1"}, {"path": "/c/slo"}]',
+    b"c/o\nc/%FF\nd", b"x" * 200_000, b'[{"path": 5}]', b"\xff" * 10,
 )  # fmt: skip
 
 
@@ -43,8 +46,10 @@ async def test_any_request_is_answered(cloud: Cloud) -> None:
     """Methods, paths, parameters, headers and bodies thrown together at random."""
     source = random.Random(SEED)
     seen: dict[int, int] = {}
-    await cloud.ask("PUT", "d")
     for number in range(REQUESTS):
+        if number % 100 == 0:
+            for container in ("c", "d"):
+                await cloud.ask("PUT", container)
         method = source.choice(METHODS)
         depth = source.choice((0, 1, 2, 2, 2, 3))
         account = source.choice(("AUTH_science",) * 8 + ("AUTH_art", "AUTH_none", ".ringstead", "%FF"))
