@@ -67,7 +67,6 @@ async def test_any_request_is_answered(cloud: Cloud) -> None:
         )
         assert answer.status != 500, (SEED, number, method, target, headers)
         seen[answer.status] = seen.get(answer.status, 0) + 1
-    assert len(seen) >= 15, sorted(seen)
     assert {200, 201, 202, 204, 400, 401, 403, 404, 405, 409, 411, 412} <= set(seen), sorted(seen)
     for container in (await cloud.ask("GET", "/v1/AUTH_science?format=json")).json():
         name = quote(container["name"])
