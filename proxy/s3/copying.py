@@ -24,6 +24,7 @@ from urllib.parse import unquote_to_bytes
 
 from proxy.checksums import S3_ALGORITHMS
 from proxy.conditions import check_copy_source
+from proxy.dynamic import DLO
 from proxy.http.message import Response
 from proxy.model import (
     BodySource,
@@ -51,7 +52,9 @@ from proxy.s3.xml import CONTENT_TYPE, document, element
 from proxy.store import ObjectStore, OpenObject
 from proxy.streams import StreamBody
 
-_NOT_TAKEN_OVER = frozenset((REDIRECT, UPLOAD_ID, "delete-at", "dlo"))
+_OF_THE_BYTES = frozenset((UPLOAD_ID, DLO))
+"""Metadata that says how the object is made: an object that keeps its bytes keeps it, a copy is made anew."""
+_NOT_TAKEN_OVER = _OF_THE_BYTES | {REDIRECT, "delete-at"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +108,7 @@ class Copying:
         self, call: Call, info: ObjectInfo, metadata: dict[str, str], content_type: str
     ) -> ObjectInfo:
         """New metadata for an object that keeps its bytes."""
-        if UPLOAD_ID in info.metadata:
-            metadata[UPLOAD_ID] = info.metadata[UPLOAD_ID]
+        metadata |= {name: value for name, value in info.metadata.items() if name in _OF_THE_BYTES}
         return await self._store.update_object(call.account, call.bucket, call.key, metadata, content_type)
 
     async def _copy_bytes(
