@@ -135,7 +135,7 @@ class TestCluster:
 
     def wait_ready(self, timeout_s: float = 30.0) -> None:
         """Until every service that is not held is ready."""
-        answer = self.control("wait", timeout_s=timeout_s)
+        answer = self.control("wait", within_s=timeout_s)
         assert answer["ready"], f"not ready within {timeout_s} s: {answer['services']}"
 
     def control(self, operation: str, **arguments: Any) -> dict[str, Any]:
