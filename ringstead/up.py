@@ -100,9 +100,11 @@ async def _supervise(
         if not stop.asked:
             credentials = await _first_user(directory, shape)
             settle()
-            announce(Running(directory, shape, endpoint_of(shape), credentials))
+            with contextlib.suppress(OSError):  # nobody reads what we print: no reason to stop
+                announce(Running(directory, shape, endpoint_of(shape), credentials))
         await stop.wait()
-        say("stopping")
+        with contextlib.suppress(OSError):
+            say("stopping")
 
     async with trio.open_nursery() as nursery:
         await nursery.start(serve_control, directory.run_dir / f"{SUPERVISOR}.control", _operations(supervisor, stop))
