@@ -14,7 +14,7 @@ import trio
 
 from storage_node.codec import READS, decode_requests, encode_answer
 from storage_node.connection import Connection
-from storage_node.device import Device
+from storage_node.device import Device, ObjectReader
 from storage_node.errors import CorruptData
 from storage_node.fields import Ping
 from storage_node.frames import REQUEST_FRAME_BYTES_MAX
@@ -148,9 +148,7 @@ class ControlSession:
     async def _read_in_thread(self, request_id: int, operation: GetObject) -> None:
         """The same as Device.read, but for the data: from the page cache if it is there, else in a thread."""
         try:
-            started_s = perf_counter()
             answer = await self._found(operation)
-            self._read_policy.record(perf_counter() - started_s)
         finally:
             self._slow_reads -= 1
         if not self._connection.closed:
@@ -165,11 +163,22 @@ class ControlSession:
         if isinstance(reader, Status):
             return Found(reader)
         try:
+            started_s = perf_counter()
             data = reader.try_read(0, entry.size_bytes)
+            took_s = perf_counter() - started_s
             if data is None:
-                data = await trio.to_thread.run_sync(reader.read, 0, entry.size_bytes)
+                data, took_s = await trio.to_thread.run_sync(_read_timed, reader, entry.size_bytes)
+                assert data is not None
+            self._read_policy.record(took_s)
             return Found(Status.FOUND, entry, bytes(data))
         except CorruptData as error:
             return Found(Status.CORRUPT, detail=str(error)[:1000])
         finally:
             reader.close()
+
+
+def _read_timed(reader: ObjectReader, size_bytes: int) -> tuple[bytes | memoryview, float]:
+    """The data, and the seconds that it took."""
+    started_s = perf_counter()
+    data = reader.read(0, size_bytes)
+    return data, perf_counter() - started_s

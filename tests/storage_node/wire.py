@@ -9,7 +9,7 @@ import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from storage_node.operations import PutCatalog, PutObject, PutRow
 from storage_node.server import StorageServer
 from storage_node.settings import DeviceSettings
 from storage_node.sockets import listen, tune
+from storage_node.transport import receive
 
 KEY = b"the key of the tests' cluster..."
 UUID = b"u" * 16
@@ -121,6 +122,14 @@ async def until(condition: Callable[[], Any]) -> None:
 async def knock(address: str, purpose: Purpose = Purpose.CONTROL) -> Opened:
     """An authenticated connection without a client behind it: the test speaks for itself."""
     return await dial(Peer(address, "sda", KEY, b"", None, lambda: 0, os.urandom), purpose)
+
+
+async def the_end_of(opened: Opened) -> None:
+    """Wait until the other end closes the connection; then close this one."""
+    with trio.fail_after(5), suppress(OSError):
+        while await receive(opened.transport, 65536):
+            pass
+    opened.transport.close()
 
 
 @asynccontextmanager
