@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.model import Manifest, ObjectInfo, Segment
@@ -82,6 +82,7 @@ def test_manifests_that_make_no_sense() -> None:
     assert refusal(json.dumps([{"path": "/c/o"}] * 6).encode()).status == 413
 
 
+@settings(max_examples=40)
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists))
 def test_any_json_is_parsed_or_refused(document: Any) -> None:
     """Nothing but SwiftError comes out of rubbish."""
