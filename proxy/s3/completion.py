@@ -71,7 +71,7 @@ class Completion:
 
     async def complete(self, call: Call) -> Response:
         """CompleteMultipartUpload."""
-        named = parse_parts(await call.document("CompleteMultipartUpload", XML_LONG_BODY_BYTES_MAX))
+        named = parse_parts(await self._document(call))
         conditions = write_conditions(call.headers)
         try:
             info = await self._complete(call, named, conditions)
@@ -80,6 +80,14 @@ class Completion:
                 raise
             info = await self._completed_before(call, named)
         return _answer(call, info)
+
+    async def _document(self, call: Call) -> Element:
+        try:
+            return await call.document("CompleteMultipartUpload", XML_LONG_BODY_BYTES_MAX)
+        except S3Error as error:
+            if error.code == "MissingRequestBodyError":
+                raise S3Error("MalformedXML", "You must specify at least one part") from None
+            raise
 
     async def _complete(self, call: Call, named: Sequence[NamedPart], conditions: Conditions) -> ObjectInfo:
         """Complete an upload that is in progress. Raises NoSuchUpload where it is not."""
@@ -167,7 +175,10 @@ class Completion:
 
 
 def parse_parts(root: Element) -> list[NamedPart]:
-    """The parts that a CompleteMultipartUpload document names. Raises MalformedXML, InvalidPartOrder."""
+    """The parts that a CompleteMultipartUpload document names. Raises MalformedXML, InvalidPartOrder.
+
+    A client that sent a part twice may name it twice in a row: the last one counts.
+    """
     named: list[NamedPart] = []
     for node in children(root, "Part"):
         number, etag = child_text(node, "PartNumber"), child_text(node, "ETag")
@@ -181,10 +192,14 @@ def parse_parts(root: Element) -> list[NamedPart]:
             for child in node
             if isinstance(child.tag, str) and child.tag.rpartition("}")[2].startswith("Checksum")
         }
-        named.append(NamedPart(int(number), etag.strip().strip('"').lower(), checksums))
+        part = NamedPart(int(number), etag.strip().strip('"').lower(), checksums)
+        if named and named[-1].number == part.number:
+            named[-1] = part
+        else:
+            named.append(part)
     if not named or len(named) > PART_NUMBER_MAX:
         raise S3Error("MalformedXML")
-    if any(one.number >= other.number for one, other in itertools.pairwise(named)):
+    if any(one.number > other.number for one, other in itertools.pairwise(named)):
         raise S3Error("InvalidPartOrder")
     return named
 

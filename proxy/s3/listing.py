@@ -11,7 +11,8 @@ Source: API_ListObjects, API_ListObjectsV2 and API_ListObjectVersions of the Ama
 
 Invariants:
 - Pure: parameters and listing in, bytes out.
-- What was asked for with encoding-type=url is percent-encoded everywhere a name stands; otherwise names are escaped XML.
+- What was asked for with encoding-type=url is percent-encoded wherever a name stands (but for the prefix in version 1);
+  otherwise names are escaped XML.
 - A page that is truncated always says where to go on.
 """
 
@@ -161,10 +162,10 @@ def owner_element(owner_id: str, display_name: str, name: str = "Owner") -> str:
     return f"<{name}><ID>{owner_id}</ID>{element('DisplayName', display_name)}</{name}>"
 
 
-def _head(bucket: bytes, request: ListRequest) -> list[str]:
+def _head(bucket: bytes, request: ListRequest, prefix: str) -> list[str]:
     """What the three documents begin with."""
     query = request.query
-    parts = [f"<Name>{escape(bucket.decode())}</Name><Prefix>{request.name(query.prefix)}</Prefix>"]
+    parts = [f"<Name>{escape(bucket.decode())}</Name><Prefix>{prefix}</Prefix>"]
     if query.delimiter:
         parts.append(f"<Delimiter>{request.name(query.delimiter)}</Delimiter>")
     if request.url:
@@ -199,7 +200,8 @@ def _prefixes(listing: ObjectListing, request: ListRequest) -> list[str]:
 
 def render_list_v1(bucket: bytes, request: ListRequest, listing: ObjectListing, owner: str) -> bytes:
     """The answer of ListObjects."""
-    parts = _head(bucket, request)
+    # Of all names in this document clients do not decode the prefix (botocore says so in its own handlers).
+    parts = _head(bucket, request, escape(request.query.prefix.decode()))
     parts.append(f"<Marker>{request.name(request.marker)}</Marker>")
     parts.append(f"<IsTruncated>{'true' if listing.truncated else 'false'}</IsTruncated>")
     if listing.truncated and request.query.delimiter:
@@ -211,7 +213,7 @@ def render_list_v1(bucket: bytes, request: ListRequest, listing: ObjectListing, 
 
 def render_list_v2(bucket: bytes, request: ListRequest, listing: ObjectListing, owner: str) -> bytes:
     """The answer of ListObjectsV2."""
-    parts = _head(bucket, request)
+    parts = _head(bucket, request, request.name(request.query.prefix))
     parts.append(f"<KeyCount>{len(listing.items)}</KeyCount>")
     parts.append(f"<IsTruncated>{'true' if listing.truncated else 'false'}</IsTruncated>")
     if request.token is not None:
@@ -227,7 +229,7 @@ def render_list_v2(bucket: bytes, request: ListRequest, listing: ObjectListing, 
 
 def render_list_versions(bucket: bytes, request: ListRequest, listing: ObjectListing, owner: str) -> bytes:
     """The answer of ListObjectVersions."""
-    parts = _head(bucket, request)
+    parts = _head(bucket, request, request.name(request.query.prefix))
     parts.append(f"<KeyMarker>{request.name(request.marker)}</KeyMarker>")
     parts.append(element("VersionIdMarker", request.version_id_marker))
     parts.append(f"<IsTruncated>{'true' if listing.truncated else 'false'}</IsTruncated>")

@@ -24,13 +24,14 @@ from proxy.model import NoSuchAccount, NoSuchContainer, ObjectInfo, PutObjectReq
 from proxy.s3.digests import DigestingBody
 from proxy.s3.errors import S3Error, invalid_argument
 from proxy.s3.form import FormReader, boundary_of
-from proxy.s3.headers import object_metadata
+from proxy.s3.headers import TAGGING, object_metadata
 from proxy.s3.names import check_key
 from proxy.s3.objects import DEGRADED, checksum_headers
 from proxy.s3.ownership import BucketRegistry
 from proxy.s3.post_policy import PostPolicy, check_policy, parse_policy
 from proxy.s3.sigv4 import signing_key
-from proxy.s3.xml import CONTENT_TYPE, DECLARATION, element
+from proxy.s3.tags import pack_tags, parse_tag_document
+from proxy.s3.xml import CONTENT_TYPE, DECLARATION, MalformedDocument, element
 from proxy.store import ObjectStore
 from proxy.users import UnknownAccessKey, User
 
@@ -58,6 +59,7 @@ class Posting:
         check_policy(policy, fields, bucket.decode(), self._now_us() / 1_000_000)
         key = _key(fields, reader.file_name)
         content_type, metadata = object_metadata(_headers(fields))
+        metadata |= _tags(fields)
         algorithm, announced = _announced_checksum(fields)
         body = FileBody(reader, policy)
         digesting = DigestingBody(body, algorithm) if algorithm else None
@@ -157,10 +159,20 @@ def _headers(fields: Mapping[str, str]) -> dict[bytes, bytes]:
             continue
         if any(ord(character) < 32 or ord(character) == 127 for character in value):
             raise invalid_argument(name, value, "A field that becomes a header must not hold control characters.")
-        headers[b"x-amz-acl" if name == "acl" else b"x-amz-tagging" if name == "tagging" else name.encode()] = (
-            value.encode()
-        )
+        if name != "tagging":
+            headers[b"x-amz-acl" if name == "acl" else name.encode()] = value.encode()
     return headers
+
+
+def _tags(fields: Mapping[str, str]) -> dict[str, str]:
+    """The tags in the form, which has them as a document, as metadata."""
+    text = fields.get("tagging")
+    if not text:
+        return {}
+    try:
+        return {TAGGING: pack_tags(parse_tag_document(text.encode()))}
+    except MalformedDocument as error:
+        raise S3Error("MalformedXML") from error
 
 
 def _announced_checksum(fields: Mapping[str, str]) -> tuple[str, str]:

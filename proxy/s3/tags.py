@@ -22,9 +22,7 @@ Tags = tuple[tuple[str, str], ...]
 def parse_tag_header(value: str) -> Tags:
     """The tags in x-amz-tagging. Raises InvalidArgument or InvalidTag."""
     try:
-        pairs = parse_qsl(
-            value, keep_blank_values=True, strict_parsing=bool(value), errors="strict", max_num_fields=TAG_COUNT_MAX + 1
-        )
+        pairs = parse_qsl(value, keep_blank_values=True, errors="strict", max_num_fields=TAG_COUNT_MAX + 1)
     except ValueError as error:
         raise S3Error(
             "InvalidArgument",
@@ -51,7 +49,7 @@ def parse_tag_document(text: bytes) -> Tags:
 
 
 def check_tags(tags: Tags) -> Tags:
-    """The tags themselves, if an object may have them."""
+    """The tags in the order of their keys, if an object may have them. Raises BadRequest, InvalidTag."""
     if len(tags) > TAG_COUNT_MAX:
         raise S3Error("BadRequest", f"Object tags cannot be greater than {TAG_COUNT_MAX}")
     if len({key for key, _ in tags}) != len(tags):
@@ -61,7 +59,7 @@ def check_tags(tags: Tags) -> Tags:
             raise S3Error("InvalidTag", "The TagKey you have provided is invalid", (("TagKey", key),))
         if len(value) > TAG_VALUE_CHARS_MAX:
             raise S3Error("InvalidTag", "The TagValue you have provided is invalid", (("TagValue", value),))
-    return tags
+    return tuple(sorted(tags))
 
 
 def pack_tags(tags: Tags) -> str:

@@ -167,6 +167,15 @@ def test_url_encoding_carries_every_key(name: str) -> None:
     assert texts(root, "EncodingType") == ["url"]
 
 
+def test_the_prefix_of_version_1_is_not_encoded() -> None:
+    """botocore decodes every name in that document but the prefix."""
+    request = parse_list_v1({"encoding-type": "url", "prefix": "\n&", "marker": "\n"})
+    root = fromstring(render_list_v1(b"b", request, listing("\n&"), OWNER))
+    assert texts(root, "Prefix") == ["\n&"]
+    assert texts(root, "Marker") == ["%0A"]
+    assert texts(root, "Contents/Key") == ["%0A%26"]
+
+
 def test_url_encoding_is_the_one_that_clients_decode() -> None:
     """Slashes stay, a plus and a space are percent-encoded."""
     request = parse_list_v1({"encoding-type": "url"})

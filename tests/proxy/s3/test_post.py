@@ -86,6 +86,16 @@ async def test_forms_are_stored(world: S3World) -> None:
     assert answer.headers["location"] == f"http://example.org/done?x=1&bucket=bucket&key=k&etag=%22{etag}%22"
 
 
+async def test_tags_come_as_a_document(world: S3World) -> None:
+    """The form's tagging field is XML, unlike the header."""
+    main = world.main
+    signed = {"key": "k", **sign_v2(main, policy(["starts-with", "$tagging", ""]))}
+    tags = "<Tagging><TagSet><Tag><Key>a</Key><Value>1</Value></Tag></TagSet></Tagging>"
+    assert (await post(main, {**signed, "tagging": tags}, b"data")).status == 204
+    assert (await main("GET", "/bucket/k", query="tagging")).texts("TagSet/Tag/Key") == ["a"]
+    assert (await post(main, {**signed, "tagging": "a=1"}, b"data")).code == "MalformedXML"
+
+
 async def test_forms_that_nobody_signed_store_nothing(world: S3World) -> None:
     """No signature, a wrong one, another's key, an expired policy, a policy for something else."""
     main = world.main
