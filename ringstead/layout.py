@@ -174,8 +174,8 @@ def reconcile(made: Shape, asked: dict[str, Any]) -> tuple[Shape, list[str]]:
         option = name.replace("_", "-")
         if name in ("zones", "devices_per_zone"):
             notes.append(
-                f"--{option} {value} is not done: this cluster has {was}, and its data lies accordingly. "
-                "`ringstead ring` changes a ring; a new --data directory makes a new cluster."
+                f"--{option} {value} is not done: this cluster has {was}, and its data lies accordingly; "
+                "another --data makes another cluster."
             )
         else:
             notes.append(f"--{option} is {value} from now on (it was {was}).")
