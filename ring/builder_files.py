@@ -123,7 +123,8 @@ class BuilderFiles:
 
     def __init__(self, path: Path, *, now_s: Callable[[], float], who: str) -> None:
         if path.suffix in (".memory", ".ring"):
-            path = path.with_suffix(".toml")
+            builder = path.with_suffix(".builder")
+            path = builder if builder.exists() else path.with_suffix(".toml")
         self.path = path
         self.memory_path = path.with_suffix(".memory")
         self.ring_path = path.with_suffix(".ring")

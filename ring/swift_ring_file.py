@@ -144,7 +144,7 @@ def table_of(rows: Sequence[np.ndarray[Any, Any]], none_id: int, part_count: int
         raise SwiftFileError(f"it has {len(rows)} rows of replicas")
     table = np.full((len(rows), part_count), NO_DEVICE, dtype=np.uint32)
     for index, row in enumerate(rows):
-        if len(row) > part_count or (len(row) < part_count and index < len(rows) - 1):
+        if len(row) > part_count or (len(row) < part_count and (index < len(rows) - 1 or index == 0)):
             raise SwiftFileError(f"replica {index} has {len(row)} partitions instead of {part_count}")
         if np.any(row == none_id):
             raise SwiftFileError(f"a partition's replica {index} is on no device: rebalance it with Swift's tool first")
