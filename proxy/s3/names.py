@@ -22,6 +22,8 @@ from proxy.model import CONTAINER_NAME_BYTES_MAX
 from proxy.s3.errors import S3Error
 from proxy.s3.settings import KEY_BYTES_MAX
 
+_NUL, _PERCENT, _SLASH = b"\0%/"
+"""As numbers: looking for a byte is several times faster than looking for bytes of length one."""
 _BUCKET_CHARS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-")
 _ALNUM = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
 _RESERVED_PREFIXES = ("xn--", "sthree-", "amzn-s3-demo-")
@@ -71,20 +73,20 @@ def _bucket_of_host(host: bytes, suffixes: tuple[str, ...]) -> bytes:
 
 def decode_bucket(raw: bytes) -> bytes:
     """A bucket's name, percent-decoded and fit for looking up; b"" for none."""
-    name = unquote_to_bytes(raw) if b"%" in raw else raw
+    name = unquote_to_bytes(raw) if _PERCENT in raw else raw
     return check_bucket(name) if name else b""
 
 
 def check_bucket(name: bytes) -> bytes:
     """The name itself, if a container may be called that. Raises InvalidBucketName."""
-    if len(name) > CONTAINER_NAME_BYTES_MAX or b"\x00" in name or b"/" in name or not _is_utf8(name):
+    if len(name) > CONTAINER_NAME_BYTES_MAX or _NUL in name or _SLASH in name or not (name.isascii() or _is_utf8(name)):
         raise S3Error("InvalidBucketName", fields=(("BucketName", name.decode("utf-8", "replace")),))
     return name
 
 
 def decode_key(raw: bytes) -> bytes:
     """A key, percent-decoded and checked."""
-    return check_key(unquote_to_bytes(raw) if b"%" in raw else raw)
+    return check_key(unquote_to_bytes(raw) if _PERCENT in raw else raw)
 
 
 def check_key(key: bytes) -> bytes:
@@ -93,7 +95,7 @@ def check_key(key: bytes) -> bytes:
         raise S3Error("KeyTooLongError", fields=(("Size", str(len(key))), ("MaxSizeAllowed", str(KEY_BYTES_MAX))))
     if not key.isascii() and not _is_utf8(key):
         raise S3Error("InvalidURI", "The key is not valid UTF-8.")
-    if b"\x00" in key:
+    if _NUL in key:
         raise S3Error("InvalidURI", "A key must not contain NUL.")
     return key
 
