@@ -14,7 +14,7 @@ none.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +22,7 @@ import trio
 
 from storage_node.bulk import ANSWERS, CHUNK_BYTES, BulkReader, Kind, as_bytes_view, message
 from storage_node.codec import decode_message
-from storage_node.dial import Peer, dial
+from storage_node.dial import Opened, Peer, dial
 from storage_node.fields import VALIDATORS, BeginWrite, OpenRead, PutBlobHeader, TransferEnd, wrong
 from storage_node.frames import ANSWER_FRAME_BYTES_MAX, Buffer, FrameReader, ProtocolError, raw_header
 from storage_node.handshake import HandshakeError, Purpose
@@ -71,7 +71,10 @@ class _BulkConnection:
 class BulkPool:
     """Bulk connections to one device: some idle, a bounded number in use."""
 
-    def __init__(self, peer: Peer, settings: ClientSettings) -> None:
+    def __init__(
+        self, peer: Peer, settings: ClientSettings, dial: Callable[[Peer, Purpose], Awaitable[Opened]] = dial
+    ) -> None:
+        self._dial = dial
         self.peer = peer
         self.settings = settings
         self._idle: deque[_BulkConnection] = deque()
@@ -106,7 +109,7 @@ class BulkPool:
     async def _connect(self) -> _BulkConnection:
         try:
             with trio.fail_after(self.settings.connect_timeout_s):
-                opened = await dial(self.peer, Purpose.BULK)
+                opened = await self._dial(self.peer, Purpose.BULK)
         except trio.TooSlowError:
             raise BulkFailed(Status.UNREACHABLE, f"{self.peer.address} does not answer") from None
         except (OSError, HandshakeError, ProtocolError) as error:

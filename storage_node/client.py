@@ -26,7 +26,7 @@ from __future__ import annotations
 import os
 import random
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, overload
 
 import outcome
@@ -99,7 +99,8 @@ class DeviceClient:
 
     `address` is "unix:/path" or "ip:port"; `ssl_context` is used for the latter. Clients of one process should share a
     `hub` (which its owner runs): without one, run() makes its own. `device_uuid`, where known, makes sure that it is that
-    very device. `random` gives floats in 0..1 for the back-off, `random_bytes` nonces; time is trio's clock.
+    very device. `random` gives floats in 0..1 for the back-off, `random_bytes` nonces,
+    `dial` opens connections; time is trio's clock.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class DeviceClient:
         ring_epoch: Callable[[], int] = lambda: 0,
         random_bytes: Callable[[int], bytes] = os.urandom,
         random: Callable[[], float] = random.random,
+        dial: Callable[[Peer, Purpose], Awaitable[Opened]] = dial,
     ) -> None:
         parse_address(address)
         self._peer = Peer(
@@ -135,7 +137,8 @@ class DeviceClient:
         self._heard_tick = 0
         self._pinged = False
         self._suspected_tick = 0
-        self._pool = BulkPool(self._peer, self._settings)
+        self._dial = dial
+        self._pool = BulkPool(self._peer, self._settings, dial)
         self.agreed: Agreed | None = None
         """What the last handshake agreed on."""
         self.last_error = "not connected yet"
@@ -330,7 +333,7 @@ class DeviceClient:
     async def _connect(self) -> Opened | None:
         try:
             with trio.fail_after(self._settings.connect_timeout_s):
-                return await dial(self._peer, Purpose.CONTROL)
+                return await self._dial(self._peer, Purpose.CONTROL)
         except trio.TooSlowError:
             self._note(f"{self._peer.address} does not answer")
         except HandshakeError as error:

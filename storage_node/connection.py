@@ -21,7 +21,7 @@ from storage_node.hub import READABLE, WRITABLE, Hub
 from storage_node.transport import Transport
 
 RECEIVE_BYTES = 256 * 1024
-"""Most that one system call reads: a batch of a thousand requests."""
+"""Most that one system call reads: a batch of thousands of answers."""
 
 
 class Connection:
@@ -40,6 +40,7 @@ class Connection:
         "_outbox",
         "_reader",
         "_reading",
+        "_receive_bytes",
         "_transport",
         "closed",
         "received_bytes",
@@ -54,10 +55,12 @@ class Connection:
         on_payload: Callable[[memoryview], None],
         on_lost: Callable[[Exception], None],
         on_drained: Callable[[], None] = lambda: None,
+        receive_bytes: int = RECEIVE_BYTES,
     ) -> None:
         """`on_payload` may raise ProtocolError: the connection is then closed and `on_lost` gets that error.
 
-        `on_drained` is called when the peer has taken all that it had not taken at once.
+        `on_drained` is called when the peer has taken all that it had not taken at once. `receive_bytes` is the most that
+        is read before others get their turn.
         """
         self._hub = hub
         self._transport = transport
@@ -70,6 +73,7 @@ class Connection:
         self._on_drained = on_drained
         self._events = READABLE
         self._flush_asked = False
+        self._receive_bytes = receive_bytes
         self._reading = True
         self._fd = transport.fileno()
         self.closed = False
@@ -107,9 +111,12 @@ class Connection:
             try:
                 count = self._transport.try_send(data)
             except OSError:
-                return  # epoll reports a broken socket as readable: on_ready will find it so
+                self._transport.shut_down()  # epoll then reports it as readable, and on_ready finds it broken
+                return
             self.sent_bytes += count
             if count == len(data) and not self._transport.holds_output:
+                if not self._reading:
+                    self._on_drained()
                 return
             self._backlog.append(memoryview(data)[count:])
             self._backlog_bytes += len(data) - count
@@ -145,7 +152,7 @@ class Connection:
             self._send_backlog()
         if events & READABLE and not self.closed:
             try:
-                data = self._transport.try_receive(RECEIVE_BYTES)
+                data = self._transport.try_receive(self._receive_bytes)
             except OSError as error:
                 self._lost(error)
                 return

@@ -1,39 +1,42 @@
 """The server's end of a control connection: requests in, answers out, in whatever order they are ready.
 
-Reads are answered in place: what they need is nearly always in memory. Where a device's reads turn out slow (a cold disk)
-the data of objects is read in a thread instead, decided by the same policy as where to sync; what else is read comes from
-the index, which is small enough to be in memory.
+Reads are answered in place: what they need is nearly always in memory, a thread would cost more than the read, and a cold
+one waits for one access to the disk. (Bulk reads, which are long, go to a thread where they would wait.)
+
+A client may send a thousand listings in one frame: after SLICE_S of answering reads the rest waits, unread input with it,
+until the other connections had their turn.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from time import perf_counter
+from typing import Any
 
 import trio
 
 from storage_node.codec import READS, decode_requests, encode_answer
 from storage_node.connection import Connection
-from storage_node.device import Device, ObjectReader
-from storage_node.errors import CorruptData
+from storage_node.device import Device
 from storage_node.fields import Ping
 from storage_node.frames import REQUEST_FRAME_BYTES_MAX
-from storage_node.group_commit import GroupCommit, InlinePolicy
+from storage_node.group_commit import GroupCommit
 from storage_node.hub import Hub
 from storage_node.operations import (
-    SMALL_BYTES_MAX,
     Answer,
-    Found,
-    GetObject,
     Locked,
     LockObject,
-    ReadOperation,
     Status,
     Written,
 )
 from storage_node.transport import Transport
 from storage_node.wire_settings import ServerSettings
 
+RECEIVE_BYTES = 64 * 1024
+"""Requests that are taken in at a time: some hundreds of rows, a dozen small objects."""
+SLICE_S = 0.005
+"""How long reads of one client are answered before others get their turn."""
 _ALIVE = Written(Status.APPLIED)
 _BUSY = "too many requests wait for this device"
 
@@ -51,17 +54,18 @@ class ControlSession:
         nursery: trio.Nursery,
         on_lost: Callable[[ControlSession, Exception], None],
     ) -> None:
-        """`nursery` takes reads that have to wait for the disk."""
+        """`nursery` is where requests are served that had to wait for their turn."""
         self._device = device
         self._committer = committer
         self._settings = settings
         self._nursery = nursery
         self._on_lost = on_lost
         self._connection = Connection(
-            hub, transport, REQUEST_FRAME_BYTES_MAX, self._on_payload, self._lost, self._on_drained
+            hub, transport, REQUEST_FRAME_BYTES_MAX, self._on_payload, self._lost, self._go_on, RECEIVE_BYTES
         )
-        self._read_policy = InlinePolicy(settings.inline_s_max)
-        self._slow_reads = 0
+        self._requests: deque[tuple[int, Any]] = deque()
+        """What came and was not looked at yet."""
+        self._working_off = False
         self._writes = 0
         self._quiet = False
         self._received_bytes = -1
@@ -76,7 +80,8 @@ class ControlSession:
     @property
     def unanswered(self) -> bool:
         """Whether requests wait for their answers, or answers to be sent."""
-        return bool(self._writes or self._slow_reads or self._connection.unsent_bytes) and not self._connection.closed
+        waiting = self._requests or self._writes or self._connection.unsent_bytes
+        return bool(waiting) and not self._connection.closed
 
     def quiesce(self) -> None:
         """Read nothing more."""
@@ -111,74 +116,53 @@ class ControlSession:
         self._on_lost(self, error)
 
     def _on_payload(self, payload: memoryview) -> None:
-        submit, queue = self._committer.submit, self._connection.queue
-        for request_id, operation in decode_requests(payload):
+        self._requests.extend(decode_requests(payload))
+        if not self._working_off and self._connection.unsent_bytes <= self._settings.unsent_bytes_max:
+            self._serve_some()
+            self._go_on()
+
+    def _serve_some(self) -> None:
+        """Serve what came, for about SLICE_S and up to the limit on what waits to be sent."""
+        read, submit = self._device.read, self._committer.submit
+        connection, requests = self._connection, self._requests
+        unsent_bytes_max = self._settings.unsent_bytes_max
+        stop_s = perf_counter() + SLICE_S
+        while requests:
+            request_id, operation = requests.popleft()
             kind = type(operation)
-            if kind is Ping:
-                queue(encode_answer(request_id, _ALIVE))
-            elif kind in READS:
-                self._read(request_id, operation)
+            if kind in READS:
+                connection.queue(encode_answer(request_id, read(operation)))
+                if perf_counter() > stop_s or connection.unsent_bytes > unsent_bytes_max:
+                    return
+            elif kind is Ping:
+                connection.queue(encode_answer(request_id, _ALIVE))
             elif submit(operation, self, request_id):
                 self._writes += 1
             else:
-                queue(encode_answer(request_id, (Locked if kind is LockObject else Written)(Status.BUSY, detail=_BUSY)))
-        if self._connection.unsent_bytes > self._settings.unsent_bytes_max:
-            self._connection.pause_reading()
+                busy = (Locked if kind is LockObject else Written)(Status.BUSY, detail=_BUSY)
+                connection.queue(encode_answer(request_id, busy))
 
-    def _on_drained(self) -> None:
-        if not self._connection.reading and not self._quiet:
-            self._connection.resume_reading()
+    def _go_on(self) -> None:
+        """After a slice, and when the peer has taken its answers: read on, serve on, or wait for the peer."""
+        connection = self._connection
+        if connection.closed or self._working_off:
+            return
+        too_much = connection.unsent_bytes > self._settings.unsent_bytes_max
+        if not too_much and not self._requests:
+            if not connection.reading and not self._quiet:
+                connection.resume_reading()
+            return
+        if connection.reading:
+            connection.pause_reading()
+        if not too_much:
+            self._working_off = True
+            self._nursery.start_soon(self._work_off)
 
-    # ------------------------------------------------------------------------------------------------------------- reads
-
-    def _read(self, request_id: int, operation: ReadOperation) -> None:
-        if type(operation) is not GetObject or not operation.data:
-            self._connection.queue(encode_answer(request_id, self._device.read(operation)))
-        elif self._read_policy.inline:
-            started_s = perf_counter()
-            answer = self._device.read(operation)
-            self._read_policy.record(perf_counter() - started_s)
-            self._connection.queue(encode_answer(request_id, answer))
-        elif self._slow_reads < self._settings.slow_reads_max:
-            self._slow_reads += 1
-            self._nursery.start_soon(self._read_in_thread, request_id, operation)
-        else:
-            self._connection.queue(encode_answer(request_id, Found(Status.BUSY, detail=_BUSY)))
-
-    async def _read_in_thread(self, request_id: int, operation: GetObject) -> None:
-        """The same as Device.read, but for the data: from the page cache if it is there, else in a thread."""
-        try:
-            answer = await self._found(operation)
-        finally:
-            self._slow_reads -= 1
-        if not self._connection.closed:
-            self._connection.queue(encode_answer(request_id, answer))
-
-    async def _found(self, operation: GetObject) -> Answer:
-        answer = self._device.read(operation._replace(data=False))
-        entry = answer.entry if isinstance(answer, Found) else None
-        if entry is None or entry.deleted or entry.size_bytes > SMALL_BYTES_MAX:
-            return answer
-        reader = self._device.open_read(operation.hash, operation.key, entry.timestamp)
-        if isinstance(reader, Status):
-            return Found(reader)
-        try:
-            started_s = perf_counter()
-            data = reader.try_read(0, entry.size_bytes)
-            took_s = perf_counter() - started_s
-            if data is None:
-                data, took_s = await trio.to_thread.run_sync(_read_timed, reader, entry.size_bytes)
-                assert data is not None
-            self._read_policy.record(took_s)
-            return Found(Status.FOUND, entry, bytes(data))
-        except CorruptData as error:
-            return Found(Status.CORRUPT, detail=str(error)[:1000])
-        finally:
-            reader.close()
-
-
-def _read_timed(reader: ObjectReader, size_bytes: int) -> tuple[bytes | memoryview, float]:
-    """The data, and the seconds that it took."""
-    started_s = perf_counter()
-    data = reader.read(0, size_bytes)
-    return data, perf_counter() - started_s
+    async def _work_off(self) -> None:
+        """Serve what is left, in turn with the others."""
+        connection, unsent_bytes_max = self._connection, self._settings.unsent_bytes_max
+        while self._requests and not connection.closed and connection.unsent_bytes <= unsent_bytes_max:
+            await trio.lowlevel.checkpoint()
+            self._serve_some()
+        self._working_off = False
+        self._go_on()

@@ -52,6 +52,7 @@ class Hub(trio.abc.Instrument):
         self._handlers: dict[int, Handler] = {}
         self._later: list[Callable[[], None]] = []
         self._on_tick: dict[Callable[[], None], None] = {}
+        self._failure: Exception | None = None
         self.running = False
         self.ticks = 0
         """Counts up while the hub runs, about every TICK_S."""
@@ -105,7 +106,10 @@ class Hub(trio.abc.Instrument):
     def before_io_wait(self, timeout: float) -> None:
         """trio's hook at the end of each turn."""
         if self._later:
-            self._run_later()
+            try:
+                self._run_later()
+            except Exception as error:  # trio would drop the hook and go on: the next tick raises it where it counts
+                self._failure = error
 
     def _run_later(self) -> None:
         later, self._later = self._later, []
@@ -125,6 +129,8 @@ class Hub(trio.abc.Instrument):
     async def _tick(self) -> None:
         while True:
             await trio.sleep(TICK_S)
+            if self._failure is not None:
+                raise self._failure
             self.ticks += 1
             for function in list(self._on_tick):
                 function()

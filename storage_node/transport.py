@@ -65,6 +65,10 @@ class Transport(Protocol):
         """Until try_send would take something."""
         ...
 
+    def shut_down(self) -> None:
+        """Let both ends find the connection broken, without closing the descriptor."""
+        ...
+
     def close(self) -> None:
         """Idempotent."""
         ...
@@ -122,6 +126,11 @@ class SocketTransport:
     async def wait_writable(self) -> None:
         """See Transport."""
         await trio.lowlevel.wait_writable(self._sock)
+
+    def shut_down(self) -> None:
+        """See Transport."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Idempotent."""
@@ -246,6 +255,10 @@ class TlsTransport:
     async def wait_writable(self) -> None:
         """See Transport."""
         await self._socket.wait_writable()
+
+    def shut_down(self) -> None:
+        """See Transport."""
+        self._socket.shut_down()
 
     def close(self) -> None:
         """Idempotent. Sends no close_notify: every frame says its own length, so a cut is never taken for an end."""

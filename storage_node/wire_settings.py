@@ -25,15 +25,13 @@ class ServerSettings:
     """Writes of one commit."""
     batch_bytes_max: int = 16 * MIB
     """Object data of one commit."""
-    inline_s_max: float = 0.001
-    """A device whose syncs (or cold reads) take less on average is waited for in place, since handing the wait to a thread
+    inline_s_max: float = 0.002
+    """A device whose syncs take less on average is waited for in place, since handing the wait to a thread
     costs a good part of that; a slower one is waited for in a thread."""
     inline_write_s_max: float = 0.005
     """The same for one chunk of a bulk transfer on its way to the page cache."""
     stall_s_max: float = 2.0
     """While a sync has been running for longer than this, writes are answered BUSY at once."""
-    slow_reads_max: int = 64
-    """Reads that wait for the disk in threads; more are answered BUSY."""
     silence_s_max: float = 60.0
     """A connection on which nothing came for so long is closed (clients ping every few seconds)."""
     transfer_stall_s_max: float = 30.0

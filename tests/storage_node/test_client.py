@@ -312,7 +312,7 @@ async def test_an_idle_connection_to_a_live_server_stays(
         serving(device, address, housekeeping=False) as server,
         connected(address) as client,
     ):
-        await trio.sleep(600)
+        await trio.sleep(200)
         assert client.connected
         assert server.statistics().control_connections == 1
         assert (await client.call(GET)).status == Status.MISSING
