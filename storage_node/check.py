@@ -32,6 +32,7 @@ from storage_node.errors import CorruptData
 from storage_node.index import (
     BLOB_TAG,
     FORGET_TAG,
+    FORGOTTEN,
     PLACE,
     ROW_TAGS,
     STATE_KEY,
@@ -41,7 +42,7 @@ from storage_node.index import (
     decode_entry,
     decode_row,
 )
-from storage_node.log import PlaceGone, Scan, list_segments, open_segment
+from storage_node.log import PlaceGone, Scan, list_segments, log_position, open_segment
 from storage_node.operations import Space
 from storage_node.record import CATALOG, FORGET, ROW, SPACE_SHIFT, TOMBSTONE, Record, decode
 from storage_node.recovery import record_key
@@ -78,6 +79,8 @@ class Checker:
         self._digests = {space: DigestTable() for space in SPACES}
         self._blob_ids: set[bytes] = set()
         self._rows_walked = 0
+        self._unknown: dict[bytes, tuple[int, str]] = {}
+        """Names of which the log has more than the index, until a FORGET record says why."""
         self.records = 0
         """Records of the log that verified."""
         self.entries = 0
@@ -126,7 +129,7 @@ class Checker:
                 while scan.position < size:
                     for record in scan.records():
                         self.records += 1
-                        yield from self._check_record(view, number, record)
+                        self._check_record(view, number, record)
                     if scan.position < size:
                         following = scan.next_record()
                         stop = size if following is None else following.offset
@@ -135,22 +138,30 @@ class Checker:
                         scan.position = stop
             finally:
                 parts.disk.close(segment.fd)
+        for _, what in self._unknown.values():
+            yield what
 
-    def _check_record(self, view: View, number: int, record: Record) -> Iterator[str]:
+    def _check_record(self, view: View, number: int, record: Record) -> None:
         """A record that the index does not point at must have been replaced by a newer one."""
         key = record_key(record)
         value = view.value(key)
         where = f"segment {number}, record at {record.offset}"
+        if record.kind == FORGET:
+            # It stands behind what it forgets, and explains why the index does not know that.
+            if self._unknown.get(key[1:], (record.extra, ""))[0] < record.extra:
+                del self._unknown[key[1:]]
+            return
+        position = log_position(number, record.offset)
+        forgotten = view.value(FORGET_TAG + key)
+        if forgotten is not None and position < FORGOTTEN.unpack(forgotten)[3]:
+            return
         if value is None:
-            # A FORGET is dropped when its name is written again.
-            if record.kind != FORGET and view.value(FORGET_TAG + key) is None:
-                yield f"{where}: the index knows nothing of {record.key!r}"
+            if len(self._unknown) < FINDINGS_MAX:
+                self._unknown[key] = (position, f"{where}: the index knows nothing of {record.key!r}")
             return
         if PLACE.unpack_from(value) == (number, record.offset, record.length):
             return
-        if record.kind == FORGET:
-            stale = False
-        elif record.kind == ROW:
+        if record.kind == ROW:
             row = decode_row(value)
             stale = (row.timestamp, row.sub_timestamp) < (record.timestamp, record.timestamp_2)
         elif record.kind == CATALOG:
@@ -160,8 +171,8 @@ class Checker:
         else:
             entry = decode_entry(value)
             stale = (entry.timestamp, entry.meta_timestamp) < (record.timestamp, record.timestamp_2)
-        if stale:
-            yield f"{where}: the index has an older version of {record.key!r}"
+        if stale and len(self._unknown) < FINDINGS_MAX:
+            self._unknown[key] = (position, f"{where}: the index has an older version of {record.key!r}")
 
     def _record_of(self, view: View, value: bytes) -> Record:
         """The record that a value was made of. Raises CorruptData, PlaceGone, OSError."""
@@ -309,7 +320,8 @@ class Checker:
                 continue
             if record.kind != FORGET or record_key(record) != key:
                 yield f"a forgotten name {key[1:].hex()}: its record says something else"
-            if view.value(key[1:]) is not None:
+            there = view.value(key[1:])
+            if there is not None and log_position(*PLACE.unpack_from(there)[:2]) < FORGOTTEN.unpack(value)[3]:
                 yield f"{record.key!r} is forgotten, and there"
 
     # ---------------------------------------------------------------------------------------------------------- figures

@@ -36,9 +36,10 @@ class RemoveBlobs(SteppedWork):
     def _run(self) -> Steps:
         while self._queue:
             some = self._queue[:REMOVALS_A_BLOCK]
-            del self._queue[:REMOVALS_A_BLOCK]
             self._blocking = lambda some=some: self._unlink(some)
             yield Progress.BLOCK
+            # In place, and only now: whoever clears the queue in between finds them still there.
+            self._queue[:] = [blob_id for blob_id in self._queue if blob_id not in some]
 
     def _unlink(self, blob_ids: list[bytes]) -> None:
         for blob_id in blob_ids:

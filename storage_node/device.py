@@ -49,7 +49,7 @@ from storage_node.disk import Disk, RealDisk
 from storage_node.errors import DeviceDamaged, DeviceFenced, DeviceFull
 from storage_node.identity import Fence, create_directories
 from storage_node.index import BLOB_TAG, POSITION, POSITION_KEY, STATISTICS_KEY
-from storage_node.log import AppendStuck, PlaceGone, Position
+from storage_node.log import AppendStuck, PlaceGone, Position, log_position
 from storage_node.operations import (
     Answer,
     Found,
@@ -67,7 +67,8 @@ from storage_node.operations import (
     Written,
 )
 from storage_node.parts import Parts
-from storage_node.record import FORGET, moved
+from storage_node.record import FORGET, ROW, moved
+from storage_node.rows import PIECE_BYTES
 from storage_node.settings import DeviceSettings
 from storage_node.upkeep import Upkeep
 from storage_node.view import digests_refused, is_coarse
@@ -119,7 +120,6 @@ class Device:
         self._token = random_bytes(8)
         """The second half of the blob ids of this opening."""
         self._decider = Decider(parts.view, parts.settings, now_ms)
-        self._decider.any_forgotten = parts.state.counters.forgotten > 0
         self._upkeep = Upkeep(parts, now_ms, self._room, self._token)
         self._batch: Batch | None = None
         self._closed = False
@@ -235,12 +235,14 @@ class Device:
             raw = moved(record, batch.seed, batch.offset, batch.durable)
             batch.records.append(raw)
             decider.install_copy(index_key, value, (batch.segment, batch.offset, len(raw)))
+            if record.kind == ROW and len(record.key) > PIECE_BYTES:
+                decider.write_pointers(record.space, record.hash, record.key)
             batch.offset += len(raw)
         moves.clear()
 
-    def _may_hold(self, floor: int, leaving: int) -> bool:
-        """Whether a segment beside the one that is emptied is old enough to hold what was forgotten."""
-        return any(number <= floor for number in self._parts.state.size if number != leaving)
+    def _may_hold(self, position: int, leaving: int) -> bool:
+        """Whether a segment beside the one that is emptied holds anything from before a position of the log."""
+        return any(log_position(number, 0) < position for number in self._parts.state.size if number != leaving)
 
     def _append(self, batch: Batch) -> None:
         try:

@@ -8,7 +8,7 @@ Idea: one unnamed database for each environment, keys told apart by their first 
     00..02 hash                     an object, container or account (the byte is its Space)
     10..12 hash name                a row of that catalog (rows.py; 18..1a for names that do not fit a key)
     20 blob id                      -> hash of the object that owns the blob
-    28 key of an entry, catalog or row      what was forgotten (replica.py): place of the FORGET record, segment
+    28 key of an entry, catalog or row      what was forgotten (replica.py): place of the FORGET record, position
     30 space chunk                  digests (index only)
     40                              the state that goes with a checkpoint (index only)
     41                              the log's position that all of this stands for
@@ -67,8 +67,8 @@ CATALOG_BYTES = CATALOG.size
 
 assert ENTRY_BYTES == 40
 
-FORGOTTEN = Struct("<IIII")
-"""Place, and the number of the last segment that may hold what was forgotten."""
+FORGOTTEN = Struct("<IIIQ")
+"""Place, and the log position (see `log_position`) before which nothing of the name counts."""
 
 unpack_entry = ENTRY.unpack_from
 pack_entry = ENTRY.pack

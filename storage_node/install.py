@@ -49,8 +49,6 @@ class Installer:
     def __init__(self, view: View) -> None:
         self.view = view
         self.batch = Batch(0)
-        self.any_forgotten = False
-        """Whether names may have been forgotten: writing one of them again takes note of it."""
 
     def lookup(self, key: bytes) -> bytes | None:
         """The newest value of an index key, None if there is none."""
@@ -99,8 +97,6 @@ class Installer:
                 counters.objects -= 1
                 if old_kind == BLOB:
                     self._free_blob(old[ENTRY_BYTES : ENTRY_BYTES + 16], old_size, blob_id)
-        elif self.any_forgotten:
-            self.drop_forget(b"\x00" + hash_)
         self.count_live(segment, length)
         value = pack_entry(segment, offset, length, kind, flags, len(key), timestamp, meta_timestamp, size)
         if kind == TOMBSTONE:
@@ -161,8 +157,6 @@ class Installer:
         self.count_live(found.segment, found.length)
         found.created, found.deleted, found.touched, found.meta = created, deleted, touched, meta
         loaded.changed = True
-        if self.any_forgotten:
-            self.drop_forget(loaded.index_key)
 
     def finish_catalogs(self) -> None:
         """Write the changed catalogs of the batch: once, however many rows they were given."""
@@ -212,13 +206,8 @@ class Installer:
                 found.object_count -= old_count
                 found.size_bytes -= old_size
                 batch.counters.rows -= 1
-        else:
-            if len(name) > rows.PIECE_BYTES:
-                base = rows.row_base(loaded.space, loaded.hash)
-                for pointer in rows.pointer_keys(base, name):
-                    batch.writes[pointer] = rows.POINTER
-            if self.any_forgotten:
-                self.drop_forget(index_key)
+        if len(name) > rows.PIECE_BYTES:
+            self.write_pointers(loaded.space, loaded.hash, name)
         self.count_live(segment, length)
         if not deleted:
             found.row_count += 1
@@ -230,6 +219,16 @@ class Installer:
         batch.writes[index_key] = (
             pack_row(segment, offset, length, deleted, timestamp, sub_timestamp, object_count, size_bytes) + payload
         )
+
+    def write_pointers(self, space: int, hash_: bytes, name: bytes) -> None:
+        """Lead to a long name in the environment that it is now written to, whether or not the other one does already.
+
+        The value says in which batch: one that changed since a checkpoint's snapshot must not be trimmed with it, since
+        what it leads to changed as well.
+        """
+        value = _pack_place(max(self.batch.segment, 0), self.batch.start, 0)
+        for pointer in rows.pointer_keys(rows.row_base(space, hash_), name):
+            self.batch.writes[pointer] = value
 
     # -------------------------------------------------------------------------------------------------------- forgetting
 
@@ -260,6 +259,8 @@ class Installer:
             found.size_bytes -= size_bytes
             self.batch.counters.rows -= 1
         found.digest ^= row_digest(name, timestamp, sub_timestamp, flags & 1)
+        if len(name) > rows.PIECE_BYTES:
+            self.write_pointers(loaded.space, loaded.hash, name)
         self.batch.writes[index_key] = REMOVED
 
     def remove_catalog(self, loaded: LoadedCatalog) -> None:
@@ -276,16 +277,15 @@ class Installer:
         batch.writes[loaded.index_key] = REMOVED
         del batch.catalogs[loaded.index_key]
 
-    def install_forget(self, index_key: bytes, place: tuple[int, int, int], floor: int) -> None:
-        """Remember that what was kept under a key is forgotten; it may lie in segments up to `floor`."""
-        self.any_forgotten = True
+    def install_forget(self, index_key: bytes, place: tuple[int, int, int], position: int) -> None:
+        """Remember that nothing counts that was kept under a key before a position of the log."""
         self.drop_forget(index_key)
         self.count_live(place[0], place[2])
         self.batch.counters.forgotten += 1
-        self.batch.writes[FORGET_TAG + index_key] = FORGOTTEN.pack(*place, floor)
+        self.batch.writes[FORGET_TAG + index_key] = FORGOTTEN.pack(*place, position)
 
     def drop_forget(self, index_key: bytes) -> None:
-        """Remember it no longer, if it was: the name is written again, or nothing is left that could come back."""
+        """Remember it no longer, if it was: the log holds nothing from before."""
         value = self.lookup(FORGET_TAG + index_key)
         if value is not None:
             segment, _, length = _unpack_place(value)

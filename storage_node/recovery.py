@@ -24,13 +24,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import lmdb
 
-from storage_node.batch import Batch, LoadedCatalog
+from storage_node.batch import Batch
 from storage_node.blob import BLOB_ID_BYTES
 from storage_node.disk import WRITE, Disk
 from storage_node.errors import CorruptData
 from storage_node.identity import Layout
 from storage_node.index import (
     FORGET_TAG,
+    FORGOTTEN,
+    PLACE,
     POSITION,
     POSITION_KEY,
     REMOVED,
@@ -46,6 +48,7 @@ from storage_node.log import (
     Position,
     Scan,
     list_segments,
+    log_position,
     open_segment,
     segment_name,
 )
@@ -100,8 +103,15 @@ def forgotten_key(record: Record) -> bytes:
 class Replayer(Installer):
     """Puts records in place."""
 
+    def __init__(self, view: View) -> None:
+        super().__init__(view)
+        self.forgotten: dict[bytes, int] = {}
+        """Where an index is made again from the whole log: the positions before which names do not count."""
+
     def replay(self, segment: int, record: Record) -> None:
         """One record of the log, in the log's order. Raises CorruptData for one that verifies and makes no sense."""
+        if self.forgotten and _before(self.forgotten.get(record_key(record), 0), segment, record.offset):
+            return
         place = (segment, record.offset, record.length)
         if record.kind == ROW:
             self._replay_row(place, record)
@@ -175,37 +185,34 @@ class Replayer(Installer):
         )
 
     def _replay_forget(self, place: tuple[int, int, int], record: Record) -> None:
-        """What is not newer than the version that was forgotten goes; if something newer is there, nothing was."""
+        """What was written under the name before the record's position goes, if it is still there."""
         index_key = forgotten_key(record)
-        versions = (record.timestamp, record.timestamp_2)
-        if record.flags & FLAG_ROW:
+        known = self.lookup(FORGET_TAG + index_key)
+        if known is not None and FORGOTTEN.unpack(known)[3] > record.extra:
+            return
+        if record.space and not record.flags & FLAG_ROW:
             loaded = self.load_catalog(record.space, record.hash)
-            old = self.lookup(index_key)
-            if old is not None and loaded is not None:
-                if unpack_row(old)[4:6] > versions:
-                    return
-                self.remove_row(loaded, index_key, old, record.key)
-                if self.lookup(FORGET_TAG + loaded.index_key) is not None:
-                    self._remove_if_empty(loaded)
-        elif record.space:
-            loaded = self.load_catalog(record.space, record.hash)
-            if loaded is not None:
-                if (loaded.catalog.touched, loaded.catalog.deleted) > (record.size, record.timestamp_2):
-                    return
-                self._remove_if_empty(loaded)
+            found = loaded.catalog if loaded is not None else None
+            # One without a record is there for rows that were replayed; its own record is still to come.
+            if loaded is not None and found and found.length and _before(record.extra, found.segment, found.offset):
+                self.remove_catalog(loaded)
         else:
             old = self.lookup(index_key)
-            if old is not None:
-                item = decode_entry(old)
-                if (item.timestamp, item.meta_timestamp) > versions:
-                    return
-                self.remove_entry(record.hash, old)
+            if old is not None and _before(record.extra, *PLACE.unpack_from(old)[:2]):
+                self._remove(index_key, old, record)
         self.install_forget(index_key, place, record.extra)
 
-    def _remove_if_empty(self, loaded: LoadedCatalog) -> None:
-        """A forgotten catalog goes with its last row, in whatever order compaction has left the records."""
-        if not loaded.catalog.digest and not loaded.catalog.row_count:
-            self.remove_catalog(loaded)
+    def _remove(self, index_key: bytes, old: bytes, record: Record) -> None:
+        if not record.flags & FLAG_ROW:
+            self.remove_entry(record.hash, old)
+            return
+        loaded = self.load_catalog(record.space, record.hash)
+        if loaded is not None:
+            self.remove_row(loaded, index_key, old, record.key)
+
+
+def _before(position: int, segment: int, offset: int) -> bool:
+    return log_position(segment, offset) < position
 
 
 class Recovery:
@@ -269,7 +276,6 @@ class Recovery:
                 found = load_state(txn)
                 self._state = found or State()
                 self._rebuilding = found is None
-                self._replayer.any_forgotten = self._state.counters.forgotten > 0
         except BaseException:
             env.close()
             raise
@@ -285,6 +291,8 @@ class Recovery:
         if self._state.size.get(position.segment) and position.segment not in numbers:
             self._note_damage(position.segment, position.offset, position.offset, "the segment is missing")
         with_records = [number for number in numbers if self._has_records(number)]
+        if self._rebuilding:
+            self._find_forgotten(numbers)
         for number in numbers:
             self._note_gap_before(number, position, numbers)
             start = position.offset if number == position.segment else SEGMENT_HEADER_BYTES
@@ -306,6 +314,26 @@ class Recovery:
     def _note_gap_before(self, number: int, position: Position, numbers: list[int]) -> None:
         if not self._rebuilding and number - 1 > position.segment and number - 1 not in numbers:
             self._note_damage(number - 1, 0, 0, "the segment is missing")
+
+    def _find_forgotten(self, numbers: list[int]) -> None:
+        """Compaction may have moved a FORGET behind what was written after it: find all of them first."""
+        forgotten = self._replayer.forgotten
+        for number in numbers:
+            try:
+                segment = open_segment(self._disk, self._layout.log, number, self._uuid)
+            except CorruptData:
+                continue
+            try:
+                scan = Scan(self._disk, segment)
+                while scan.position < scan.size:
+                    for record in scan.records():
+                        if record.kind == FORGET:
+                            key = forgotten_key(record)
+                            forgotten[key] = max(record.extra, forgotten.get(key, 0))
+                    following = scan.next_record()
+                    scan.position = scan.size if following is None else following.offset
+            finally:
+                self._disk.close(segment.fd)
 
     def _has_records(self, number: int) -> bool:
         try:

@@ -6,8 +6,9 @@ its home must go without a trace that would travel: a tombstone would delete it 
 
 Idea: JoinCatalog carries a replica's whole state of a catalog and joins it with the one here (join.py). Forgetting names
 the exact version that its sender has seen confirmed elsewhere; anything else is left alone. It writes a FORGET record, since
-the log is the truth: an index made again from the log must not bring back what was forgotten. That record stays live
-(compaction moves it) as long as there is a segment old enough to hold what it forgets, or until the name is written again.
+the log is the truth: an index made again from the log must not bring back what was forgotten. The record says at which
+position of the log it was first written, and nothing counts that was written under the name before; it stays live
+(compaction moves it) as long as there is a segment that is so old.
 
 Invariants: joining is idempotent and its order does not matter; a device never forgets a version that was not named.
 """
@@ -20,6 +21,7 @@ from storage_node.catalog import merge_items, pack_items, unpack_items
 from storage_node.errors import CorruptData
 from storage_node.index import ROW_TAGS, SPACE_TAGS, decode_entry, unpack_row
 from storage_node.join import Life, join_lives
+from storage_node.log import log_position
 from storage_node.operations import (
     META_BYTES_MAX,
     ForgetCatalog,
@@ -97,9 +99,8 @@ class ReplicaOperations:
             return Written(Status.REFUSED, detail=COLLISION)
         if (item.timestamp, item.meta_timestamp) != (timestamp, meta_timestamp):
             return Written(Status.NEWER, item.timestamp)
-        place = decider.append(FORGET, 0, hash_, timestamp, meta_timestamp, 0, decider.batch.segment, key, b"", b"")
         decider.remove_entry(hash_, old)
-        decider.install_forget(index_key, place, decider.batch.segment)
+        self._remember(index_key, 0, hash_, timestamp, meta_timestamp, 0, key)
         return _APPLIED
 
     def forget_row(self, operation: ForgetRow) -> Written:
@@ -119,11 +120,8 @@ class ReplicaOperations:
         _, _, _, _, old_timestamp, old_sub_timestamp, _, _ = unpack_row(old)
         if (old_timestamp, old_sub_timestamp) != (timestamp, sub_timestamp):
             return Written(Status.NEWER, old_timestamp)
-        flags = FLAG_ROW | space << SPACE_SHIFT
-        segment = decider.batch.segment
-        place = decider.append(FORGET, flags, hash_, timestamp, sub_timestamp, 0, segment, name, b"", b"")
         decider.remove_row(loaded, index_key, old, name)
-        decider.install_forget(index_key, place, segment)
+        self._remember(index_key, FLAG_ROW | space << SPACE_SHIFT, hash_, timestamp, sub_timestamp, 0, name)
         return _APPLIED
 
     def forget_catalog(self, operation: ForgetCatalog) -> Written:
@@ -142,9 +140,15 @@ class ReplicaOperations:
             return Written(Status.NEWER, max(found.created, found.deleted, found.touched))
         if found.digest or found.row_count:
             return Written(Status.NOT_EMPTY, found.created)
-        segment = decider.batch.segment
-        flags = space << SPACE_SHIFT
-        place = decider.append(FORGET, flags, hash_, created, deleted, touched, segment, key, b"", b"")
         decider.remove_catalog(loaded)
-        decider.install_forget(loaded.index_key, place, segment)
+        self._remember(loaded.index_key, space << SPACE_SHIFT, hash_, created, deleted, touched, key)
         return _APPLIED
+
+    def _remember(
+        self, index_key: bytes, flags: int, hash_: bytes, timestamp: int, timestamp_2: int, touched: int, key: bytes
+    ) -> None:
+        """Write the FORGET record."""
+        decider = self._decider
+        position = log_position(decider.batch.segment, decider.batch.offset)
+        place = decider.append(FORGET, flags, hash_, timestamp, timestamp_2, touched, position, key, b"", b"")
+        decider.install_forget(index_key, place, position)

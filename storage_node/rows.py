@@ -18,7 +18,8 @@ The walks are generators over one environment; `merged` weaves two of them toget
 generator and makes one that begins elsewhere: a seek costs about two microseconds.
 
 The hash that names a child space is BLAKE2b: names are chosen by clients, and two that collide would share their rows.
-Pointers are never removed; an unused one costs a failed descent.
+Pointers are never removed; an unused one costs a failed descent. Each environment needs its own: a walk of `recent` finds
+a long name there only by a pointer there, so every write of such a row writes its pointers too.
 
 Rejected: escaping and splitting names over several keys (a name is then no longer one key to compare), truncating the key
 and sorting in the value (unbounded values), a smaller limit for names (upload rows carry name, upload id and part number).

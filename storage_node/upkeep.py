@@ -188,6 +188,8 @@ class Upkeep:
     def clear_away(self) -> None:
         """Remove the blobs that nothing names, here and now."""
         parts = self._parts
+        if isinstance(self._work, SweepOrphans) and not self._work.done:
+            drive(self._work)
         if not self._swept:
             self._swept = True
             drive(SweepOrphans(parts.disk, parts.layout.blobs, self._token, parts.fresh_view, self.removals))

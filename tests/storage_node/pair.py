@@ -31,6 +31,7 @@ LONG = b"x" * 459
 NAMES = [b"a", b"b", b"a/b", b"a/b/c", b"\x00", b"\xff", b"\xff\xff", LONG, LONG + b"x", LONG + b"x\x00", LONG + b"xy"]
 NAMES += [LONG * 2 + b"x", LONG * 3, LONG + b"y", LONG[:-1] + b"z"]
 PREFIXES = [b"", b"a", b"a/", LONG, LONG + b"x", b"\xff"]
+RESTARTS = ["stop", "kill", "lose the index"]
 DELIMITERS = [b"", b"/", b"x", b"b/"]
 
 
@@ -73,12 +74,15 @@ class Pair:
         operation = PutBlob(*OBJECTS[which], timestamp, b"blob", writer)
         assert self.device.apply([operation]) == [self.model.apply(operation, data)]
 
-    def restart(self, *, orderly: bool) -> None:
-        """A stop (or a kill) and a start change nothing but that locks are gone."""
-        if orderly:
+    def restart(self, how: str) -> None:
+        """A stop, a kill, or a kill after which the index is gone: nothing changes but that locks are forgotten."""
+        if how == "stop":
             self.device.close()
         else:
             die(self.device)
+        if how == "lose the index":
+            self.reader.close()
+            shutil.rmtree(self.path / "index")
         self.device = open_device(self.path, now=self.clock)
         self.model.locks.clear()
         self.work = None

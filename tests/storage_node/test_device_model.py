@@ -24,10 +24,10 @@ from storage_node.operations import (
     UnlockObject,
     UpdateObject,
 )
-from tests.storage_node.pair import CATALOGS, DELIMITERS, NAMES, OBJECTS, PREFIXES, Pair
+from tests.storage_node.pair import CATALOGS, DELIMITERS, NAMES, OBJECTS, PREFIXES, RESTARTS, Pair
 
 SEEDS = range(12)
-WALK_STEPS = 120
+WALK_STEPS = 200
 
 
 class Chooser:
@@ -112,7 +112,7 @@ def test_a_long_random_walk_agrees_with_the_model(seed: int) -> None:
         elif pick < 0.86:
             pair.pass_time()
         elif pick < 0.90:
-            pair.restart(orderly=random.random() < 0.5)
+            pair.restart(random.choice(RESTARTS))
         elif pick < 0.92:
             pair.checkpoint()
         else:
@@ -179,10 +179,10 @@ class DeviceAgainstModel(RuleBasedStateMachine):
         """An object that is a file."""
         self.pair.write_blob(which, timestamp, bytes((fill,)) * size)
 
-    @rule(orderly=st.booleans())
-    def restart(self, orderly: bool) -> None:
+    @rule(how=st.sampled_from(RESTARTS))
+    def restart(self, how: str) -> None:
         """A stop or a kill."""
-        self.pair.restart(orderly=orderly)
+        self.pair.restart(how)
 
     @rule()
     def checkpoint(self) -> None:
