@@ -1,4 +1,4 @@
-"""How good a placement is: balance and dispersion, as swift-ring-builder counts them, and a check from nothing.
+"""How good a placement is: balance and dispersion, as swift-ring-builder counts them.
 
 *Balance* is the largest deviation of a device's replicas from what its weight asks for, in percent of that.
 *Dispersion* is the share of replicas, in percent, that share a failure domain though the number of domains would allow
@@ -14,16 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ring.quota import DEVICE_LEVEL, LEVELS, Quotas, Tree, check_quotas, solve_quotas
+from ring.quota import DEVICE_LEVEL, LEVELS, Tree, solve_quotas
 from ring.ring import NO_DEVICE, Table
 from ring.topology import Device, Tier
 
 BALANCE_MAX = 999.99
 """The balance of a device that should have nothing and has something."""
-
-
-class CheckError(AssertionError):
-    """Ours: a computation broke an invariant. Nothing was written; please report it with the topology file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +74,18 @@ def balance(devices: Sequence[Device], table: Table) -> float:
 
 def dispersion(devices: Sequence[Device], table: Table) -> float:
     """Replicas that share a domain without need, in percent of all; at a partition's worst level."""
-    tree, numbers = _numbers(devices, table)
+    tree, numbers = device_numbers(devices, table)
     replica_total = int(np.count_nonzero(table != NO_DEVICE))
     limits = replica_limits(tree, replica_total / table.shape[1])
     worst = np.zeros(table.shape[1], dtype=np.int64)
     columns = np.arange(table.shape[1])
     for level in range(1, len(LEVELS)):
         # What shares no domain at one level shares none at the next.
-        domain = _domains(tree, level, numbers[:, columns])
-        close = _close(domain)
-        columns = columns[close]
+        domain = domains(tree, level, numbers[:, columns])
+        shared = sharing(domain)
+        columns = columns[shared]
         if limits[level].min(initial=len(table)) < len(table):
-            worst[columns] = np.maximum(worst[columns], _excess(domain[:, close], limits[level]))
+            worst[columns] = np.maximum(worst[columns], _excess(domain[:, shared], limits[level]))
     return 100.0 * float(worst.sum()) / max(replica_total, 1)
 
 
@@ -106,13 +102,13 @@ def replica_limits(tree: Tree, replicas: float) -> list[NDArray[np.int64]]:
 
 def tier_dispersions(devices: Sequence[Device], table: Table) -> list[TierDispersion]:
     """Every region, zone, node and device with the number of partitions that have so many replicas there."""
-    tree, numbers = _numbers(devices, table)
+    tree, numbers = device_numbers(devices, table)
     limits = replica_limits(tree, np.count_nonzero(table != NO_DEVICE) / table.shape[1])
     result: list[TierDispersion] = []
     for level in range(1, len(LEVELS)):
-        domain = _domains(tree, level, numbers)
+        domain = domains(tree, level, numbers)
         histogram = np.zeros((len(tree.starts[level]), len(table) + 1), dtype=np.int64)
-        count, first = _alike(domain)
+        count, first = alike(domain)
         here = first & (domain >= 0)
         np.add.at(histogram, (domain[here], count[here]), 1)
         histogram[:, 0] = table.shape[1] - histogram.sum(axis=1)
@@ -130,75 +126,16 @@ def required_overload(devices: Sequence[Device], part_count: int, replica_total:
     return max(0.0, float((quotas.shares[DEVICE_LEVEL] / quotas.weighted).max(initial=1.0)) - 1.0)
 
 
-def check(quotas: Quotas, table: Table) -> None:
-    """Verify from nothing that a table is what was asked for. CheckError says what is not.
-
-    Every number is that of a device of the tree; no partition has a device twice; each partition has its number of
-    replicas; each region, zone, node and device holds its quota exactly, and of each partition no less than the floor and no
-    more than the ceiling of quota/partitions.
-    """
-    wrong = check_quotas(quotas)
-    tree = quotas.tree
-    rows = -(-quotas.replica_total // quotas.part_count)
-    if table.shape != (rows, quotas.part_count):
-        raise CheckError(f"the table has the shape {table.shape} instead of {(rows, quotas.part_count)}")
-    present = table != NO_DEVICE
-    extra_count = quotas.replica_total - (rows - 1) * quotas.part_count
-    if not present[:-1].all() or not present[-1, :extra_count].all() or present[-1, extra_count:].any():
-        wrong.append("a partition has another number of replicas than it should have")
-    _, numbers = _numbers(tree.devices, table, tree)
-    if np.any((numbers < 0) & present):
-        raise CheckError("; ".join([*wrong, "a replica is on a device that takes none"]))
-    on_devices = np.bincount(numbers[present], minlength=len(tree))
-    columns = np.arange(quotas.part_count)
-    for level in range(1, len(LEVELS)):
-        held = np.bincount(tree.domains[level], on_devices, len(tree.starts[level])).astype(np.int64)
-        if not np.array_equal(held, quotas.counts[level]):
-            wrong.append(f"{int(np.count_nonzero(held != quotas.counts[level]))} {LEVELS[level]}s miss their quota")
-        # Partitions without two replicas in one domain have none in a smaller one, and can break no upper bound but 0.
-        domain = _domains(tree, level, numbers[:, columns])
-        close = _close(domain)
-        columns = columns[close]
-        wrong += _check_high(quotas, level, domain[:, close]) + _check_low(quotas, level, numbers)
-    if wrong:
-        raise CheckError("; ".join(wrong))
-
-
-def _check_high(quotas: Quotas, level: int, domain: NDArray[np.int32]) -> list[str]:
-    """What is wrong with partitions that have several replicas in one domain."""
-    _, high = quotas.bounds(level)
-    if high.min(initial=len(domain)) >= len(domain):
-        return []
-    count, _ = _alike(domain)
-    here = domain >= 0
-    return (
-        [f"a partition has too many replicas in one {LEVELS[level]}"]
-        if np.any(count[here] > high[domain[here]])
-        else []
-    )
-
-
-def _check_low(quotas: Quotas, level: int, numbers: NDArray[np.int32]) -> list[str]:
-    """What is wrong with domains that should hold some of each partition: there are at most as many as replicas."""
-    low, _ = quotas.bounds(level)
-    wrong: list[str] = []
-    for number in np.flatnonzero(low):
-        held = np.count_nonzero(_domains(quotas.tree, level, numbers) == number, axis=0)
-        if np.any(held < low[number]):
-            wrong.append(f"a partition has too few replicas in {LEVELS[level]} {number}")
-    return wrong
-
-
-def _close(domain: NDArray[np.int32]) -> NDArray[np.bool_]:
+def sharing(domain: NDArray[np.int32]) -> NDArray[np.bool_]:
     """The partitions that have two replicas in one domain."""
-    close = np.zeros(domain.shape[1], dtype=bool)
+    shared = np.zeros(domain.shape[1], dtype=bool)
     for index in range(len(domain)):
         for earlier in range(index):
-            close |= domain[index] == domain[earlier]
-    return close
+            shared |= domain[index] == domain[earlier]
+    return shared
 
 
-def _numbers(devices: Sequence[Device], table: Table, tree: Tree | None = None) -> tuple[Tree, NDArray[np.int32]]:
+def device_numbers(devices: Sequence[Device], table: Table, tree: Tree | None = None) -> tuple[Tree, NDArray[np.int32]]:
     """The tree of these devices, and the table in its device numbers; -1 for what is not in the tree."""
     tree = tree or Tree.of(devices)
     size = max(int(np.max(table, where=table != NO_DEVICE, initial=0)), int(tree.ids.max(initial=0))) + 2
@@ -208,14 +145,14 @@ def _numbers(devices: Sequence[Device], table: Table, tree: Tree | None = None) 
     return tree, numbers
 
 
-def _domains(tree: Tree, level: int, numbers: NDArray[np.int32]) -> NDArray[np.int32]:
+def domains(tree: Tree, level: int, numbers: NDArray[np.int32]) -> NDArray[np.int32]:
     """The domain that each replica is in, at a level; -1 where it is in none."""
     of_device = np.r_[tree.domains[level], -1].astype(np.int32)
     domains: NDArray[np.int32] = of_device[numbers]
     return domains
 
 
-def _alike(domain: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def alike(domain: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """For each replica: how many of its partition are in its domain, and whether it is the first of them."""
     count = np.zeros(domain.shape, dtype=np.int64)
     first = np.ones(domain.shape, dtype=bool)
@@ -228,7 +165,7 @@ def _alike(domain: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.boo
 
 def _excess(domain: NDArray[np.int32], limit: NDArray[np.int64]) -> NDArray[np.int64]:
     """For each partition: replicas above the limit, over all domains of a level."""
-    count, first = _alike(domain)
+    count, first = alike(domain)
     over = np.where((domain >= 0) & first, np.maximum(count - np.r_[limit, 0][domain], 0), 0)
     total: NDArray[np.int64] = over.sum(axis=0)
     return total

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from ring.first_placement import first_placement
 from ring.polish import SIZE_MAX, polish
 from ring.quota import DEVICE_LEVEL, Quotas
-from ring.reassignment import ABSENT, NOWHERE, reassign
+from ring.reassignment import reassign
 from ring.ring import NO_DEVICE, Table
 from ring.selection import Budget, pick
 from ring.shuffle import Shuffler
 from ring.topology import Device
+from ring.wide_domain import ABSENT, NOWHERE
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ring.measure import CheckError, balance, check, device_counts, dispersion
+from ring.check import CheckError, check
+from ring.measure import balance, device_counts, dispersion
 from ring.memory import Memory
 from ring.placement import Change, next_placement
 from ring.quota import Quotas, Tree, solve_quotas

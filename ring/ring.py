@@ -45,8 +45,10 @@ Table: TypeAlias = NDArray[np.uint32]
 _BLOCK_PARTS = 256
 """Tuples are made so many partitions at a time: the cost of going through numpy is shared, and a process that touches few
 partitions makes few."""
-_HANDOFF_CACHE_DEVICES = 1 << 20
-"""Handoff orders that are kept hold so many devices together (8 MiB) before the oldest goes."""
+_HANDOFFS_KEPT = 8
+"""The first handoffs of a partition are asked for again and again while a device is away, those after them hardly ever."""
+_HANDOFF_PARTS_MAX = 1 << 17
+"""Partitions whose first handoffs are kept (some 16 MiB) before the oldest go."""
 
 
 class RingError(ValueError):
@@ -145,12 +147,17 @@ class Ring:
         """All other devices, other failure domains first, the same on every machine; weight 0 comes last."""
         kept = self._handoffs.get(partition)
         if kept is None:
-            primaries = self.primaries(partition)
-            kept = self.walk(partition, primaries[0].kind if primaries else "disk", primaries)
-            while self._handoffs and (len(self._handoffs) + 1) * len(kept) > _HANDOFF_CACHE_DEVICES:
+            kept = self._all_handoffs(partition)[:_HANDOFFS_KEPT]
+            if len(self._handoffs) >= _HANDOFF_PARTS_MAX:
                 self._handoffs.pop(next(iter(self._handoffs)))
             self._handoffs[partition] = kept
-        return iter(kept)
+        yield from kept
+        if len(kept) == _HANDOFFS_KEPT:
+            yield from self._all_handoffs(partition)[_HANDOFFS_KEPT:]
+
+    def _all_handoffs(self, partition: int) -> tuple[Device, ...]:
+        primaries = self.primaries(partition)
+        return self.walk(partition, primaries[0].kind if primaries else "disk", primaries)
 
     def walk(self, number: int, kind: Kind, after: tuple[Device, ...] = ()) -> tuple[Device, ...]:
         """All devices of a kind, without those of `after`, in an order that `number` (a partition) decides.

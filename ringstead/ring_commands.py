@@ -1,8 +1,8 @@
 """`ringstead ring`, also installed as `ringstead-ring`: the operator's tool for rings.
 
 The words are swift-ring-builder's, with `plan`, `lose`, `draw`, `import`, `export`, `history` and `undo` beside them. This
-file has the group and what is about a ring as a whole; devices are in `ring_device_commands`, what only reads in
-`ring_report_commands`.
+file has the group and what is about a ring as a whole; devices are in `ring_device_commands`, what would be in
+`ring_plan_commands`, what is in `ring_report_commands`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from ring.builder_files import NothingToUndoError
 from ring.memory import Memory
 from ring.part_power import cancel_increase, finish_increase, increase, prepare_increase
 from ring.rebalance import make_plan, merged_devices, rebalance
-from ring.ring import SEED_MAX, Ring
+from ring.ring import Ring
 from ring.topology import KINDS, Kind, Topology
 from ring.topology_file import Design, Settings, with_settings
-from ringstead import ring_device_commands, ring_report_commands, ring_swift_commands
+from ringstead import ring_device_commands, ring_plan_commands, ring_report_commands, ring_swift_commands
 from ringstead.ring_operator import (
     EXIT_DONE,
     EXIT_WARNING,
@@ -30,6 +30,8 @@ from ringstead.ring_operator import (
     Operator,
     RingCommandError,
     RingGroup,
+    SeedType,
+    check_memory,
     finish,
     make_operator,
     pass_operator,
@@ -63,7 +65,7 @@ def ring(ctx: click.Context, file: str | None, as_json: bool) -> None:
 
 def register(group: click.Group) -> None:
     """Put the commands of the other files into the group."""
-    for module in (ring_device_commands, ring_report_commands, ring_swift_commands):
+    for module in (ring_device_commands, ring_plan_commands, ring_report_commands, ring_swift_commands):
         for command in module.COMMANDS:
             group.add_command(command)
 
@@ -162,7 +164,7 @@ def pretend_min_part_hours_passed(operator: Operator) -> None:
 
 
 @ring.command(name="rebalance")
-@click.option("-s", "--seed", type=click.IntRange(0, SEED_MAX), help="Of the choices among equals.  [the ring's]")
+@click.option("-s", "--seed", type=SeedType(), help="Of the choices among equals.  [the ring's]")
 @click.option("-f", "--force", is_flag=True, help="Write a new epoch even if nothing moves.")
 @pass_operator
 def rebalance_command(operator: Operator, seed: int | None, force: bool) -> None:
@@ -173,6 +175,7 @@ def rebalance_command(operator: Operator, seed: int | None, force: bool) -> None
     """
     now_min = operator.now_min
     with operator.changing() as state:
+        check_memory(state.design)
         plan = make_plan(state.design, state.memory, now_min, seed)
         done = rebalance(plan, state.memory, now_min, state.epoch_floor + 1)
         devices_changed = state.memory is not None and state.memory.ring.devices != done.memory.ring.devices

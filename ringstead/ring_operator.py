@@ -21,15 +21,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import xxhash
 
 from ring.builder_files import BuilderFileError, BuilderFiles, State
+from ring.check import CheckError
 from ring.device_text import DeviceTextError
-from ring.measure import CheckError
 from ring.memory import Memory, MemoryFileError
 from ring.part_power import PartPowerError
 from ring.quota import QuotaError
 from ring.rebalance import RebalanceError
-from ring.ring import RingError
+from ring.ring import SEED_MAX, RingError
 from ring.ring_file import RingFileError
 from ring.swift_ring_file import SwiftFileError
 from ring.topology import TopologyError
@@ -39,6 +40,8 @@ from ringstead.errors import RingsteadError
 EXIT_DONE, EXIT_WARNING, EXIT_ERROR = 0, 1, 2
 FILE_VARIABLE = "RINGSTEAD_RING"
 FILE_DEFAULT = "ring.toml"
+BYTES_PER_REPLICA = 100
+"""Of memory while a ring is computed, as measured at 2^20 partitions."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -204,6 +207,33 @@ def pass_operator(function: F) -> F:
         if hasattr(function, name):
             setattr(wrapped, name, [*getattr(function, name), *getattr(wrapped, name, [])])
     return wrapped  # type: ignore[return-value]  # click's decorators change the signature that they are given
+
+
+class SeedType(click.ParamType[int]):
+    """A seed: a number, or any word, as Swift's tool takes it."""
+
+    name = "seed"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        number = int(value) if str(value).isdecimal() else xxhash.xxh3_64_intdigest(str(value).encode())
+        if number > SEED_MAX:
+            self.fail(f"{value} is above 2**64-1", param, ctx)
+        return number
+
+
+def check_memory(design: Design) -> None:
+    """Refuse a ring that would not fit into memory, before the kernel ends the process for it."""
+    needed = design.settings.replica_total * BYTES_PER_REPLICA
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    # Files in the page cache are given up when memory is asked for, so what is free is a part of what there is.
+    limit = max(free, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    if needed > limit:
+        raise RingCommandError(
+            f"2^{design.settings.part_power} partitions with {design.settings.replicas:g} replicas take some "
+            f"{needed / 1e9:,.0f} GB of memory, and there are {limit / 1e9:,.0f}: choose a smaller part power"
+        )
 
 
 def finish(code: int) -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ring.measure import CheckError, balance, check, device_counts, dispersion
+from ring.check import CheckError, check
+from ring.measure import balance, device_counts, dispersion
 from ring.placement import next_placement
 from ring.quota import DEVICE_LEVEL, Quotas, Tree, solve_quotas
 from ring.ring import NO_DEVICE, Table

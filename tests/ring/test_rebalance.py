@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ring.measure import CheckError
+from ring.check import CheckError
 from ring.memory import Memory, MemoryFileError, dumps, loads
 from ring.rebalance import Plan, RebalanceError, check_steps, make_plan, rebalance
 from ring.ring import NO_DEVICE, Ring
