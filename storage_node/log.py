@@ -58,6 +58,11 @@ class Position(NamedTuple):
     offset: int
 
 
+def log_position(segment: int, offset: int) -> int:
+    """A Position as one number, in the order of the log."""
+    return segment << 32 | offset
+
+
 def segment_name(number: int) -> str:
     """The file name of a segment; names sort as numbers do."""
     return f"{number:010d}.seg"

@@ -20,7 +20,7 @@ that a later one calls durable is damage; one that nothing vouches for is the ta
     TOMBSTONE  object's deletion's deletion's    0        0             name  -         -
     CATALOG    catalog's created   deleted       touched  0             name  item map  -
     ROW        catalog's row's     sub_timestamp bytes    object count  row   payload   -
-    FORGET     its       its       its           touched  segment       its   -         -      (see replica.py)
+    FORGET     its       its       its           touched  position      its   -         -      (see replica.py)
 
 Rejected: msgpack for the header (three times slower to write and to check), a length-prefixed stream without magic (one bad
 length loses the rest of a segment), padding records to sectors (a row would take 4 KiB; a disk that tears a sector which it
