@@ -26,6 +26,8 @@ _ELSEWHERE: Mapping[str, tuple[str, str]] = {
     "fsck": ("ringstead.fsck", "Check a device that no process serves."),
 }
 """Commands in modules of their own, with the help that `ringstead --help` shows without importing them."""
+_LOGGING = frozenset({"serve", "status", "up", "user"})
+"""Commands whose code logs."""
 
 
 class LazyGroup(click.Group):
@@ -52,8 +54,13 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Ringstead: one ring for a small private cloud."""
+    if ctx.invoked_subcommand in _LOGGING:
+        from ringstead.logs import load_structlog
+
+        load_structlog()
 
 
 @cli.command()

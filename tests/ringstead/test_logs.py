@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -84,14 +82,3 @@ def test_a_full_file_moves_aside(tmp_path: Path) -> None:
     assert set(sizes) == {"x.log", "x.log.1"}
     assert max(sizes.values()) <= 100
     assert (tmp_path / "x.log").read_text().endswith("line   49\n")
-
-
-def test_services_do_not_load_rich() -> None:
-    """structlog's optional dependency stays out of services, where nobody sees its colours."""
-    program = (
-        "import sys; from pathlib import Path; from ringstead.logs import set_up; "
-        "set_up('storage', file=Path('/dev/null')); "
-        "print(any(name.partition('.')[0] == 'rich' for name in sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

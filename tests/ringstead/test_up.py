@@ -102,6 +102,14 @@ def test_all_processes_together_stay_small(cluster: TestCluster) -> None:
     assert total_kib < 500 * 1024
 
 
+def test_services_load_only_what_they_need(cluster: TestCluster) -> None:
+    """A device's process has neither numpy nor an HTTP parser in its memory."""
+    for process in cluster.processes():
+        mapped = Path(f"/proc/{process.pid}/maps").read_text()
+        assert "numpy" not in mapped or process.kind != "storage"
+        assert "httptools" not in mapped or process.kind == "proxy"
+
+
 def test_status_shows_devices_and_backlog(cluster: TestCluster) -> None:
     """`status --json` is for programs, the table for people; both work beside the running cluster."""
     found = json.loads(cluster.ringstead("status", "--json").stdout)
