@@ -143,7 +143,7 @@ def device_table(devices: Sequence[Device], counts: Any, share: dict[int, float]
                 text,
             ]
         )
-    columns = (
+    columns = [
         "id",
         "region",
         "zone",
@@ -155,8 +155,12 @@ def device_table(devices: Sequence[Device], counts: Any, share: dict[int, float]
         "balance",
         "flags",
         "meta",
-    )
-    print_table(columns, rows, left=("address:port", "name", "kind", "flags", "meta"))
+    ]
+    # What is the same everywhere, or nowhere, only makes lines long.
+    dull = {"kind": {"disk"}, "flags": {""}, "meta": {""}}
+    shown = [i for i, name in enumerate(columns) if {row[i] for row in rows} - dull.get(name, set())]
+    left = ("address:port", "name", "kind", "flags", "meta")
+    print_table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows], left=left)
 
 
 def all_devices(state: State) -> list[Device]:

@@ -11,8 +11,8 @@ import click
 
 _UNITS = ("", "k", "M", "G", "T", "P", "E")
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kKMGTPE]?)(i?)(B?|bit)(?:/s|ps)?")
-PIPE_WIDTH = 400
-"""Columns for what does not go to a terminal: wider than any table, so that a line stays a line."""
+TABLE_WIDTH = 1000
+"""Wider than any table: a cell is never cut off; a narrow terminal wraps the line instead."""
 
 
 class SizeType(click.ParamType[float]):
@@ -64,7 +64,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, lef
     from rich.text import Text
 
     terminal = sys.stdout.isatty()
-    console = Console(file=sys.stdout, width=None if terminal else PIPE_WIDTH, highlight=False)
+    console = Console(file=sys.stdout, width=TABLE_WIDTH, highlight=False, soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, show_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, justify="left" if column in left else "right", no_wrap=True)

@@ -364,7 +364,7 @@ BAD = [
     "-f nowhere/other.toml create 8 3 1",
     "-f other.toml rebalance",
     "other.toml",
-    "rebalance --seed x",
+    "rebalance --seed 99999999999999999999999",
     "rebalance --bogus",
     "plan --data x",
     "plan --rate -1",
