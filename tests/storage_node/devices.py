@@ -57,3 +57,10 @@ def die(device: Device) -> None:
 def hash_of(number: int) -> bytes:
     """A hash; consecutive numbers fall into few partitions and some share digest buckets."""
     return bytes((number % 3, 0)) + number.to_bytes(14, "big")
+
+
+def flip_byte(path: Path, offset: int) -> None:
+    """Let a byte of a file rot."""
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 0x55
+    path.write_bytes(content)
