@@ -46,6 +46,8 @@ class ObjectPlan(NamedTuple):
     """What to do about one object."""
 
     newest: Entry
+    holders: tuple[int, ...]
+    """Devices that hold exactly that entry."""
     sources: tuple[int, ...]
     """Devices that hold the newest data, and so can give it; those with the newest metadata first. None of a tombstone."""
     copies: tuple[Copy, ...]
@@ -82,6 +84,7 @@ def plan_object(held: Mapping[int, Entry | None], primaries: Collection[int]) ->
             copies.append(Copy(device, lack))
     return ObjectPlan(
         newest,
+        tuple(device for device, entry in held.items() if entry is not None and version_of(entry) == wanted),
         _sources(held, newest),
         tuple(copies),
         frozenset(confirmed),

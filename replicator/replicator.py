@@ -1,0 +1,311 @@
+"""The replicator: round after round, until all replicas hold the newest of everything, and nothing lies astray.
+
+Problem: devices miss writes while they are away, lose what they held, are added and drained; whatever happens, in the end
+every primary must hold the newest of each name, and no handoff anything.
+
+Idea: no queue of what went wrong; the state of the devices is the queue. Each round compares everything (rounds.py) and
+mends what differs. A round over devices that agree costs a few kilobytes and milliseconds, so rounds are frequent, and one
+is begun at once when a device comes back or the auditor has taken something out.
+
+A ring change is nothing else: while old rings are in force too, their primaries and the new ones all count, so what the new
+ones lack is a difference like any other. The move is done when each cell has been found, since the change, with every
+primary answering and nothing left to do; then the old rings are let go, and what lies on their devices is handoff data
+that goes away as such. Throttle and pause are those of replication.
+
+Invariants: nothing is removed anywhere but what every primary of all rings in force has confirmed to hold.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import structlog
+import trio
+
+from replicator.catalogs import CatalogSettler
+from replicator.differences import Difference
+from replicator.objects import Manner, ObjectSettler
+from replicator.pace import Pace
+from replicator.peers import Peers
+from replicator.rounds import SPACES, Cell, Round, Rounds
+from replicator.throttle import Throttle
+from replicator.transfer import Moved, Transfer
+from ring.generations import Generations
+from ring.ring import Ring
+from storage_node.timestamp import Clock, wall_clock_us
+
+MIB: Final = 1024 * 1024
+PATIENCE_ROUNDS: Final = 3
+"""A difference that has lasted for so many rounds is settled by any node that can, and however young its rows are."""
+RETURN_LOOK_S: Final = 0.5
+"""How often to look whether a device has come back."""
+
+log = structlog.get_logger("replicator")
+
+
+@dataclass(frozen=True)
+class ReplicatorSettings:
+    """How often, how fast, how careful."""
+
+    interval_s: float = 10.0
+    """Between the beginnings of two rounds."""
+    settle_s: float = 5.0
+    """What was written within this time is left to its writer."""
+    bytes_per_s: float = 256.0 * MIB
+    """Moved to all devices together."""
+    device_bytes_per_s: float = 128.0 * MIB
+    """Moved to one device."""
+    move_s_min: float = 60.0
+    """Old rings stay in force at least so long, so that every process has seen the new one."""
+
+
+class ReplicatorStatistics(NamedTuple):
+    """What a replicator has done since it started, and what waits."""
+
+    backlog: int
+    """Cells (partitions, of a kind of thing) that were not settled when they were last looked at."""
+    oldest_s: float
+    """How long the oldest of them has been known to differ."""
+    rounds: int
+    round_s: float
+    """How long the last one took."""
+    cells: int
+    """Compared in the last round."""
+    differing: int
+    """Of those."""
+    silent: tuple[int, ...]
+    """Devices that did not answer in the last round."""
+    objects: int
+    metadata: int
+    tombstones: int
+    rows: int
+    catalogs: int
+    bytes: int
+    forgotten: int
+    failed: int
+    corrupt_sources: int
+    """The nine above: what was moved since the start, see Moved."""
+    epochs: tuple[int, ...]
+    """Of the rings in force, newest first."""
+    moved_cells: int
+    """While older rings are in force: cells known to lie where the newest says."""
+    moving_cells: int
+    """Of so many; 0 while only one ring is in force."""
+    bytes_per_s: float
+    device_bytes_per_s: float
+    paused: bool
+
+
+@dataclass
+class _Open:
+    """A cell that was not settled."""
+
+    rounds: int = 0
+    """In a row."""
+    since_s: float = math.inf
+    """When something first had to be left in it that was not just too young."""
+
+
+class Replicator:
+    """One node's replicator, over devices that `peers` keeps connected.
+
+    `clock` stamps catalogs that it restores; `now_us` is the wall clock; `on_moved(epoch)` is told that the move to the ring
+    with that epoch is done.
+    """
+
+    def __init__(
+        self,
+        peers: Peers,
+        clock: Clock,
+        settings: ReplicatorSettings = ReplicatorSettings(),
+        *,
+        now_us: Callable[[], int] = wall_clock_us,
+        on_moved: Callable[[int], None] = lambda _: None,
+        shuffle: Callable[[list[tuple[int, Difference]]], None] = random.shuffle,
+    ) -> None:
+        self.peers = peers
+        self.settings = settings
+        self.throttle = Throttle(settings.bytes_per_s, settings.device_bytes_per_s)
+        self.moved = Moved()
+        self.transfer = Transfer(peers, self.throttle, self.moved)
+        self.objects = ObjectSettler(peers, self.transfer, self.moved)
+        self.catalogs = CatalogSettler(peers, self.throttle, self.moved, clock)
+        self._rounds = Rounds(peers, self.objects, self.catalogs, shuffle)
+        self._now_us = now_us
+        self._on_moved = on_moved
+        self._open: dict[Cell, _Open] = {}
+        self._round_count = 0
+        self._round_s = 0.0
+        self._last = Round(0, 0, 0, (), ())
+        self._kicked = trio.Event()
+        self._epochs: tuple[int, ...] = ()
+        self._adopted_s = 0.0
+        self._unmoved: set[Cell] = set()
+
+    @property
+    def pace(self) -> Pace:
+        """What pausing holds: no round begins and no cell is begun."""
+        return self.throttle.whole
+
+    def statistics(self) -> ReplicatorStatistics:
+        """As of now. To be called inside trio."""
+        now_s = trio.current_time()
+        moved, last = self.moved, self._last
+        since_s = [open_.since_s for open_ in self._open.values() if open_.since_s < math.inf]
+        return ReplicatorStatistics(
+            len(since_s),
+            now_s - min(since_s, default=now_s),
+            self._round_count,
+            self._round_s,
+            last.cells,
+            last.differing,
+            last.silent,
+            moved.objects,
+            moved.metadata,
+            moved.tombstones,
+            moved.rows,
+            moved.catalogs,
+            moved.bytes,
+            moved.forgotten,
+            moved.failed,
+            moved.corrupt_sources,
+            tuple(ring.epoch for ring in self.peers.rings),
+            self._cell_count() - len(self._unmoved) if len(self.peers.rings) > 1 else 0,
+            self._cell_count() if len(self.peers.rings) > 1 else 0,
+            self.throttle.whole.rate_per_s,
+            self.throttle.device_bytes_per_s,
+            self.pace.paused,
+        )
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Work until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_returns)
+            task_status.started()
+            while True:
+                began_s = trio.current_time()
+                await self._hold()
+                await self.run_round()
+                self._kicked = trio.Event()
+                with trio.move_on_at(began_s + self.settings.interval_s):
+                    await self._kicked.wait()
+
+    def kick(self) -> None:
+        """Begin the next round without waiting for its time."""
+        self._kicked.set()
+
+    async def run_round(self) -> Round:
+        """Compare everything once and settle what can be settled."""
+        began_s = trio.current_time()
+        self._note_rings()
+        found = await self._rounds.run(self._manner_of, self._hold)
+        self._last = found
+        self._round_count += 1
+        self._round_s = trio.current_time() - began_s
+        self._take_note(found)
+        self._see_to_move(found)
+        return found
+
+    async def _hold(self) -> None:
+        await self.pace.take(0)
+
+    async def _watch_returns(self) -> None:
+        """Begin a round when a device that was away is back."""
+        away: set[int] = set()
+        while True:
+            now_away = {number for number, peer in self.peers.by_id.items() if not peer.client.connected}
+            if away - now_away:
+                self.kick()
+            away = now_away
+            await trio.sleep(RETURN_LOOK_S)
+
+    # ----------------------------------------------------------------------------------------------------------- backlog
+
+    def _manner_of(self, cell: Cell) -> Manner:
+        known = self._open.get(cell)
+        patient = known is None or known.rounds < PATIENCE_ROUNDS
+        return Manner.at(self._now_us(), self.settings.settle_s, patient=patient)
+
+    def _take_note(self, found: Round) -> None:
+        now_s = trio.current_time()
+        still_open: dict[Cell, _Open] = {}
+        for cell, outcome, _ in found.results:
+            if outcome.left or outcome.young:
+                open_ = still_open[cell] = self._open.get(cell) or _Open()
+                open_.rounds += 1
+                open_.since_s = min(open_.since_s, now_s) if outcome.left else math.inf
+        self._open = still_open
+        settled = sum(outcome.settled for _, outcome, _ in found.results)
+        left = sum(outcome.left for _, outcome, _ in found.results)
+        if settled or left:
+            log.info(
+                "round",
+                settled=settled,
+                left=left,
+                differing=found.differing,
+                silent=list(found.silent),
+                seconds=round(self._round_s, 3),
+            )
+
+    # -------------------------------------------------------------------------------------------------------- ring moves
+
+    def _cell_count(self) -> int:
+        return len(SPACES) << self._rounds.membership.bits
+
+    def _note_rings(self) -> None:
+        epochs = tuple(ring.epoch for ring in self.peers.rings)
+        if epochs == self._epochs:
+            return
+        self._epochs = epochs
+        self._adopted_s = trio.current_time()
+        self._open = {}
+        self._unmoved = set()
+        if len(epochs) > 1:
+            cells = range(1 << self._rounds.membership.bits)
+            self._unmoved = {Cell(space, number) for space in SPACES for number in cells}
+            log.info("data moves to a new ring", epochs=list(epochs))
+
+    def _see_to_move(self, found: Round) -> None:
+        """Take note of the cells that lie where all rings say, and end the move when none is missing."""
+        if len(self._epochs) < 2 or self._epochs != tuple(ring.epoch for ring in self.peers.rings):
+            return
+        silent = set(found.silent)
+        membership = self._rounds.membership
+        late = trio.current_time() - self._adopted_s >= self.settings.move_s_min
+        busy = {
+            cell
+            for cell, outcome, complete in found.results
+            if outcome.left or not complete or (outcome.young and not late)
+        }
+        self._unmoved = {
+            cell
+            for cell in self._unmoved
+            if cell in busy or (silent and silent.intersection(membership.primaries(cell.number)))
+        }
+        if not self._unmoved and late:
+            log.info("the move is done", epoch=self._epochs[0])
+            self._on_moved(self._epochs[0])
+
+
+async def follow_rings(
+    peers: Peers,
+    generations: Generations,
+    local_devices_of: Callable[[Sequence[Ring]], Mapping[int, Path]],
+    interval_s: float = 1.0,
+) -> None:
+    """Let `peers` have the rings that are in force at their path, until cancelled."""
+    problem = ""
+    while True:
+        if generations.look():
+            peers.adopt(generations.rings, local_devices_of(generations.rings))
+            log.info("rings in force", epochs=[ring.epoch for ring in generations.rings])
+        if generations.problem != problem:
+            problem = generations.problem
+            if problem:
+                log.error("the ring file is not followed", reason=problem)
+        await trio.sleep(interval_s)
