@@ -150,9 +150,9 @@ class StorageServer:
                     await engine.start(self._run_hub)
                     await self._serve_front(engine, listeners, task_status)
                 finally:
+                    await self._drain()
                     for committer in self._committers.values():
                         committer.stop()
-                    await self._drain()
                     self._hub_scope.cancel()
                     engine.cancel_scope.cancel()
         finally:

@@ -306,6 +306,19 @@ async def test_a_server_that_goes_in_the_middle(address: str, device: Device) ->
     assert is_missing(device, 2)
 
 
+async def test_an_orderly_close_lets_a_transfer_end(address: str, device: Device) -> None:
+    """A transfer that ends soon after the server was told to stop is committed."""
+    async with connected(address) as client, serving(device, address) as server:
+        await until(lambda: client.connected)
+        transfer = await client.open_write()
+        await transfer.send(BIG)
+        server.stop()
+        for _ in range(20):
+            await trio.lowlevel.checkpoint()
+        await transfer.send(BIG)
+        assert (await transfer.commit(header())).status == Status.APPLIED
+
+
 async def test_a_kept_connection_that_died_is_not_used(address: str, device: Device) -> None:
     """After a restart of the server the next transfer just works, although a dead connection was kept."""
     settings = ClientSettings(retry_s_min=0.001, retry_s_max=0.01)
