@@ -50,6 +50,7 @@ def run_service(config: ServiceConfig) -> int:
     import structlog
 
     log = structlog.get_logger("ringstead.services")
+    log.info("starting")
     main = _SERVICES[config.service]
 
     def announce() -> None:
