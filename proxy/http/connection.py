@@ -136,8 +136,14 @@ class Connection:
                     and not response.close
                     and not service.stopping
                 ):
-                    rendered = render_head(response, framing(response, head.method, True), b"", stamps, transaction_id)
-                    await wire.send(rendered if head.method == "HEAD" else rendered + content)
+                    if head.method == "HEAD":
+                        data = render_head(response, framing(response, "HEAD", True), b"", stamps, transaction_id)
+                    else:
+                        length_line = b"Content-Length: %d\r\n" % len(content)
+                        data = render_head(response, length_line, b"", stamps, transaction_id) + content
+                    sent = wire.give(data)
+                    if sent < len(data):
+                        await wire.send_rest(data, sent)
                 else:
                     goes_on = await self._respond(request, head, body, response)
             except (ClientGone, TooSlow, ResponseBroken):

@@ -25,6 +25,10 @@ BODILESS: Final = frozenset((*range(100, 200), 204, 304))
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+COUNT_MIN: Final = 0x1000_0000
+COUNT_MAX: Final = 0xFFFF_FFFF
+"""Between these a number has eight hexadecimal digits without any formatting."""
+
 COLON_JOIN: Final = b": ".join
 CHUNKED_END: Final = b"0\r\n\r\n"
 
@@ -56,7 +60,7 @@ class Stamps:
 
     def _draw_prefix(self) -> None:
         self._prefix = "tx" + self._random_bytes(7).hex()[:13]
-        self._count = int.from_bytes(self._random_bytes(3), "big")
+        self._count = COUNT_MIN + int.from_bytes(self._random_bytes(3), "big")
 
     def transaction_id(self) -> str:
         """A new id; also moves the date on."""
@@ -67,9 +71,9 @@ class Stamps:
             self._suffix = f"-{second & 0xFF_FFFF_FFFF:010x}"
             self.lines = f"Date: {formatdate(second, usegmt=True)}\r\nX-Trans-Id: ".encode()
         self._count += 1
-        if self._count > 0xFFFF_FFFF:
+        if self._count > COUNT_MAX:
             self._draw_prefix()
-        return f"{self._prefix}{self._count:08x}{self._suffix}"
+        return self._prefix + hex(self._count)[2:] + self._suffix
 
 
 def has_header(headers: HeaderList, name: bytes) -> bool:
@@ -106,7 +110,7 @@ def render_head(
         [
             STATUS_LINES.get(response.status) or b"HTTP/1.1 %d Status" % response.status,
             *map(COLON_JOIN, headers),
-            b"%b%b\r\n%b%b\r\n" % (stamps.lines, transaction_id.encode("ascii"), framing_line, connection_line),
+            b"%b%b\r\n%b%b\r\n" % (stamps.lines, transaction_id.encode(), framing_line, connection_line),
         ]
     )
     line_count = len(headers) + 4 + (framing_line != b"") + (connection_line != b"")

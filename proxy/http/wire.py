@@ -121,20 +121,25 @@ class Wire:
         self.budget = BUDGET_BYTES
         await trio.lowlevel.checkpoint()
 
-    async def send(self, data: bytes | memoryview) -> None:
-        """All of it. Raises `ReadsTooSlowly`, `ClientGone`."""
-        if self.budget < 0:
-            await self.step_back()
+    def give(self, data: bytes | memoryview) -> int:
+        """As much of it as there is room for: how many bytes. Raises `ClientGone`."""
         try:
             sent = self._send(data)
         except BlockingIOError:
-            sent = 0
+            return 0
         except OSError as error:
             raise ClientGone(str(error)) from error
         self.sent_bytes += sent
         self.budget -= sent
+        return sent
+
+    async def send(self, data: bytes | memoryview) -> None:
+        """All of it. Raises `ReadsTooSlowly`, `ClientGone`."""
+        if self.budget < 0:
+            await self.step_back()
+        sent = self.give(data)
         if sent < len(data):
-            await self._send_rest(data, sent)
+            await self.send_rest(data, sent)
 
     async def send_parts(self, *parts: bytes | memoryview) -> None:
         """All of them, in order, in one call where the kernel takes them. Raises `ReadsTooSlowly`, `ClientGone`."""
@@ -152,20 +157,16 @@ class Wire:
             if sent >= len(part):
                 sent -= len(part)
             else:
-                await self._send_rest(part, sent)
+                await self.send_rest(part, sent)
                 sent = 0
 
-    async def _send_rest(self, data: bytes | memoryview, done: int) -> None:
+    async def send_rest(self, data: bytes | memoryview, done: int) -> None:
+        """All of it but the first `done` bytes. Raises `ReadsTooSlowly`, `ClientGone`."""
         with memoryview(data) as view:
             while done < len(view):
-                try:
-                    sent = self._send(view[done:])
-                except BlockingIOError:
+                sent = self.give(view[done:])
+                if not sent:
                     await self._wait_writable()
-                    continue
-                except OSError as error:
-                    raise ClientGone(str(error)) from error
-                self.sent_bytes += sent
                 done += sent
 
     def expire(self) -> None:
