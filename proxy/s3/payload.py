@@ -21,7 +21,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.checksums import DIGEST_BYTES, S3_ALGORITHMS, Checksum, HashLane, HashPool, decode, encode, new_checksum
+from proxy.checksums import (
+    DIGEST_BYTES,
+    FAST_ALGORITHMS,
+    S3_ALGORITHMS,
+    Checksum,
+    HashLane,
+    HashPool,
+    decode,
+    encode,
+    new_checksum,
+)
 from proxy.http.message import BodyReader, ClientDisconnected
 from proxy.model import Metadata
 from proxy.s3.chunked import AwsChunkedDecoder, ChunkEnd, ChunkSignatures, Event, Trailers
@@ -192,6 +202,9 @@ class _Examiner:
             self._updates.append(signatures.update)
         self.is_idle = not self._updates
         """There is nothing to hash."""
+        slow = [part for part in sums.values() if part.name not in FAST_ALGORITHMS]
+        self.thread_worthy = bool(slow) or signatures is not None
+        """Hashing takes so long that a thread pays for large pieces; CRCs are done before a thread would begin."""
 
     def take(self, events: list[Event]) -> None:
         """What came next. Raises `S3Error`."""
@@ -325,7 +338,8 @@ class Payload:
                 return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _examine(self, events: list[Event], size_bytes: int) -> None:
-        await self._lane.run(lambda: self._examiner.take(events), size_bytes)
+        examiner = self._examiner
+        await self._lane.run(lambda: examiner.take(events), size_bytes if examiner.thread_worthy else 0)
 
     async def _complete(self) -> None:
         """All payload is there: read what framing and trailers are left, and make sure of everything."""
