@@ -315,9 +315,7 @@ class ContainerStore:
             raise shortage(result.statuses, result.detail, result.applied, placement.need)
 
     async def _account_lists(self, placement: Placement, key: bytes, container: bytes) -> bool:
-        operation = ListRows(
-            ACCOUNT, placement.hash, key, container, container + b"\x00", b"", b"", 1, False, False
-        )
+        operation = ListRows(ACCOUNT, placement.hash, key, container, container + b"\x00", b"", b"", 1, False, False)
         answers, _ = await read(self.cluster, placement, lambda _: operation)
         return all(isinstance(answer, FoundRows) and answer.items for _, answer in answers)
 
