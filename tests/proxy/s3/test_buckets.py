@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import trio
 
 from proxy.s3.ownership import CLAIMS, RESERVED_ACCOUNT, STALE_CLAIM_US, BucketRegistry
 from proxy.s3.upload_names import parts_container, uploads_container
 from storage_node.timestamp import wall_clock_us
-from tests.proxy.s3.client import S3World
+from tests.proxy.s3.client import Answer, S3Client, S3World
 
 
 async def test_a_bucket_lives_from_creation_to_deletion(world: S3World) -> None:
@@ -210,6 +211,24 @@ async def test_a_claim_without_a_bucket_does_not_last(world: S3World) -> None:
     assert await registry.owner(b"lost") == other
     await registry.release(b"lost", other)
     assert await registry.owner(b"lost") is None
+
+
+async def test_racing_creators_of_a_name(world: S3World) -> None:
+    """Of two users who create the same bucket at once exactly one has it afterwards."""
+    for round_index in range(5):
+        path = f"/contested-{round_index}"
+        answers: dict[str, Answer] = {}
+
+        async def create(name: str, client: S3Client, path: str = path, answers: dict[str, Answer] = answers) -> None:
+            answers[name] = await client("PUT", path)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(create, "main", world.main)
+            nursery.start_soon(create, "other", world.other)
+        winners = [name for name, answer in answers.items() if answer.status == 200]
+        assert len(winners) == 1
+        loser = world.other if winners == ["main"] else world.main
+        assert (await loser("HEAD", path)).status == 403
 
 
 async def test_names_with_which_nobody_may_play(world: S3World) -> None:

@@ -8,8 +8,9 @@ import zlib
 from urllib.parse import unquote
 
 import pytest
+import trio
 
-from tests.proxy.s3.client import S3World
+from tests.proxy.s3.client import Answer, S3World
 
 LARGE = bytes(range(256)) * 4096 * 2
 """2 MiB: more than what travels in one frame."""
@@ -170,6 +171,25 @@ async def test_conditional_writes(world: S3World) -> None:
     assert (stale.status, stale.code) == (412, "PreconditionFailed")
     assert (await main("DELETE", "/bucket/key", headers={"if-match": "*"})).status == 204
     assert (await main("DELETE", "/bucket/key", headers={"if-match": "*"})).status == 204
+
+
+async def test_racing_conditional_writes(world: S3World) -> None:
+    """Of many who create the same object at once exactly one succeeds, and it is that one's bytes that are read."""
+    answers: dict[bytes, Answer] = {}
+
+    async def create(data: bytes) -> None:
+        answers[data] = await world.main("PUT", "/bucket/key", data, {"if-none-match": "*"})
+
+    async with trio.open_nursery() as nursery:
+        for index in range(8):
+            nursery.start_soon(create, b"%d" % index)
+    winners = [data for data, answer in answers.items() if answer.status == 200]
+    assert len(winners) == 1
+    assert {answer.code for answer in answers.values() if answer.status != 200} <= {
+        "PreconditionFailed",
+        "ConditionalRequestConflict",
+    }
+    assert (await world.main("GET", "/bucket/key")).body == winners[0]
 
 
 async def test_digests_of_the_body(world: S3World) -> None:
