@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import lmdb
 
-from storage_node.index import POSITION, POSITION_KEY, REMOVED, STATE_KEY, OpenEnvironment
+from storage_node.index import POSITION, POSITION_KEY, REMOVED, STATE_KEY, STATISTICS_KEY, OpenEnvironment
 from storage_node.log import Position
 from storage_node.work import Progress, SteppedWork, Steps, Worker
 
@@ -62,11 +62,13 @@ class Checkpoint(SteppedWork):
 
     name = "checkpoint"
 
-    def __init__(self, owner: CheckpointOwner, slice_entries: int, own_thread: bool = True) -> None:
+    def __init__(self, owner: CheckpointOwner, slice_entries: int, at_once: bool = False) -> None:
+        """`at_once`: all steps follow each other with no publish in between, and need no thread."""
         super().__init__()
         self._owner = owner
         self._slice_entries = slice_entries
-        self._worker = Worker("checkpoint") if own_thread else None
+        self._at_once = at_once
+        self._worker = None if at_once else Worker("checkpoint")
         self._snapshot = owner.recent_env.env.begin()
         state = owner.state
         self._position = state.position
@@ -94,7 +96,14 @@ class Checkpoint(SteppedWork):
                 return
             self._owner.checkpoint_committed(self._position, self._dead)
             yield Progress.MORE
-            yield from self._trim()
+            try:
+                if self._at_once:
+                    self._wipe()
+                else:
+                    yield from self._trim()
+            except lmdb.MapFullError:
+                # Taking out needs room as well. What stays is what the index has, and goes with the next checkpoint.
+                return
         finally:
             if self._txn is not None:
                 self._call(self._abort)
@@ -156,6 +165,17 @@ class Checkpoint(SteppedWork):
         if self._txn is not None:
             self._txn.abort()
             self._txn = None
+
+    def _wipe(self) -> None:
+        """The index has all of `recent`: empty it, which needs next to no room."""
+        self._snapshot.abort()
+        env = self._owner.recent_env.env
+        with env.begin(write=True) as txn:
+            statistics = txn.get(STATISTICS_KEY)
+            txn.drop(env.open_db(None, txn=txn), delete=False)
+            txn.put(POSITION_KEY, POSITION.pack(*self._position))
+            if statistics is not None:
+                txn.put(STATISTICS_KEY, statistics)
 
     def _trim(self) -> Steps:
         """Take out of `recent` what the index has now."""

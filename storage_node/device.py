@@ -311,17 +311,10 @@ class Device:
             writes[STATISTICS_KEY] = self._packed_statistics()
         try:
             self._put_recent(writes)
-        except lmdb.MapFullError:
-            # Checkpoints did not keep up. One now makes room; what is in `writes` is durable and must become visible.
-            upkeep.checkpoint_now()
-            try:
-                self._put_recent(writes)
-            except lmdb.Error as error:
+        except (lmdb.Error, OSError) as error:
+            if not isinstance(error, lmdb.MapFullError) or not self._put_after_all(writes):
                 self._cannot_publish(batch, error)
                 return
-        except lmdb.Error as error:
-            self._cannot_publish(batch, error)
-            return
         parts.state.apply(batch)
         upkeep.changed_at_ms = upkeep.changed_at_ms or now
         upkeep.log_bytes += batch.offset - batch.start
@@ -338,7 +331,18 @@ class Device:
             raise
         txn.commit()
 
-    def _cannot_publish(self, batch: Batch, error: lmdb.Error) -> None:
+    def _put_after_all(self, writes: dict[bytes, bytes]) -> bool:
+        """Checkpoints did not keep up, and `recent` is full. What is in `writes` is durable and must become visible."""
+        for make_room in (self._upkeep.checkpoint_now, self._parts.grow_recent):
+            try:
+                make_room()
+                self._put_recent(writes)
+                return True
+            except (lmdb.MapFullError, OSError):
+                continue
+        return False
+
+    def _cannot_publish(self, batch: Batch, error: Exception) -> None:
         """Durable, but not visible: the next opening replays it. Until then nobody may be told that it is done."""
         self._parts.put_up_fence(Fence(f"`recent` can't be written: {error}", None))
         batch.failure = Written(Status.FENCED, detail=str(error))

@@ -27,6 +27,7 @@ since a full disk would otherwise kill the process with SIGBUS. `index` is an or
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -281,6 +282,7 @@ def digest_key(space: int, chunk: int) -> bytes:
 # ---------------------------------------------------------------------------------------------------------- environments
 
 READERS_MAX = 1024
+RECENT_MAP_BYTES_MIN = 1 << 20
 _registry: dict[tuple[int, int], OpenEnvironment] = {}
 _registry_lock = threading.Lock()
 
@@ -350,26 +352,33 @@ def _open(path: str, map_bytes: int, writable: bool, durable: bool) -> lmdb.Envi
         return lmdb.open(
             path, map_size=map_bytes, readonly=True, create=False, max_readers=READERS_MAX, max_spare_txns=8
         )
-    env = lmdb.open(
-        path,
-        map_size=map_bytes,
-        sync=durable,
-        metasync=durable,
-        writemap=not durable,
-        max_readers=READERS_MAX,
-        max_spare_txns=8,
-        mode=0o600,
-    )
-    if not durable:
+    while True:
+        env = lmdb.open(
+            path,
+            map_size=map_bytes,
+            sync=durable,
+            metasync=durable,
+            writemap=not durable,
+            max_readers=READERS_MAX,
+            max_spare_txns=8,
+            mode=0o600,
+        )
+        if durable:
+            return env
         try:
-            _reserve(f"{path}/data.mdb", map_bytes)
-        except BaseException:
+            reserve(f"{path}/data.mdb", map_bytes)
+            return env
+        except OSError as error:
             env.close()
-            raise
-    return env
+            if error.errno != errno.ENOSPC or map_bytes <= RECENT_MAP_BYTES_MIN:
+                raise
+        # A full disk must not keep a device from being opened and read, nor from being emptied.
+        os.unlink(f"{path}/data.mdb")
+        map_bytes = max(map_bytes // 2, RECENT_MAP_BYTES_MIN)
 
 
-def _reserve(path: str, length: int) -> None:
+def reserve(path: str, length: int) -> None:
+    """Give a file real blocks up to `length`: a map of it can then not meet a full disk. Raises OSError."""
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         os.posix_fallocate(fd, 0, length)

@@ -26,7 +26,7 @@ from storage_node.identity import (
     take_lock,
     write_fence,
 )
-from storage_node.index import POSITION, POSITION_KEY, OpenEnvironment, open_index
+from storage_node.index import POSITION, POSITION_KEY, OpenEnvironment, open_index, reserve
 from storage_node.log import LogWriter, Position, SegmentCache
 from storage_node.recovery import Recovered, Recovery
 from storage_node.view import View
@@ -34,6 +34,9 @@ from storage_node.view import View
 if TYPE_CHECKING:
     from storage_node.disk import Disk
     from storage_node.settings import DeviceSettings
+
+
+RECENT_GROWTH_MAX = 8
 
 
 class Parts:
@@ -121,6 +124,16 @@ class Parts:
             env.close()
             raise
         return env
+
+    def grow_recent(self) -> None:
+        """Twice the room for `recent`, up to RECENT_GROWTH_MAX times the setting. Raises OSError, lmdb.Error."""
+        env = self.recent_env.env
+        size = env.info()["map_size"] * 2
+        if size > self.settings.recent_map_bytes * RECENT_GROWTH_MAX:
+            raise lmdb.MapFullError(f"`recent` is at its limit of {size // 2} bytes")
+        self.let_go_of_recent()
+        reserve(f"{self.layout.recent_env}/data.mdb", size)
+        env.set_mapsize(size)
 
     # ---------------------------------------------------------------------------------------------------------- the view
 

@@ -246,7 +246,7 @@ class Recovery:
             self._view.recent = NoTransaction()  # type: ignore[assignment]
             self._view.index = env.env.begin()
             self._replay_all(durable, cut)
-            self._commit_piece()
+            self._commit_piece(last=True)
         except BaseException:
             env.close()
             raise
@@ -276,6 +276,10 @@ class Recovery:
                 found = load_state(txn)
                 self._state = found or State()
                 self._rebuilding = found is None
+            if found is None:
+                # A rebuild that a crash cut short has left entries that no state counts.
+                with env.env.begin(write=True) as txn:
+                    txn.drop(env.env.open_db(None, txn=txn), delete=False)
         except BaseException:
             env.close()
             raise
@@ -430,14 +434,17 @@ class Recovery:
         if self._in_piece >= PIECE_RECORDS:
             self._commit_piece()
 
-    def _commit_piece(self) -> None:
-        """Commit what was replayed since the last piece, with the position that it stands for."""
+    def _commit_piece(self, last: bool = False) -> None:
+        """Commit what was replayed since the last piece, with the position that it stands for.
+
+        A rebuilt index gets its state with the last piece: a rebuild that is cut short begins again.
+        """
         replayer, env = self._replayer, self._index_env
         assert env is not None
         replayer.finish_catalogs()
         batch = replayer.batch
-        position = Position(batch.segment, batch.offset)
-        if batch.segment < 0 or (position == self._state.position and not batch.writes and not self._damaged):
+        unchanged = batch.segment < 0 or Position(batch.segment, batch.offset) == self._state.position
+        if unchanged and not batch.writes and not self._damaged and not self._rebuilding:
             return
         self._damaged = False
         self._state.apply(batch)
@@ -448,9 +455,10 @@ class Recovery:
                     txn.delete(key)
                 else:
                     txn.put(key, value)
-            for key, value in self._state.snapshot():
-                txn.put(key, value)
-            txn.put(POSITION_KEY, POSITION.pack(*self._state.position))
+            if last or not self._rebuilding:
+                for key, value in self._state.snapshot():
+                    txn.put(key, value)
+                txn.put(POSITION_KEY, POSITION.pack(*self._state.position))
         self._view.index = env.env.begin()
         self._in_piece = 0
         replayer.batch = Batch(0)

@@ -87,7 +87,7 @@ class Upkeep:
         if parts.fence is not None:
             return None
         if self._checkpoint_due():
-            return self._new_checkpoint(own_thread=True)
+            return self._new_checkpoint()
         if parts.log.wants_segment:
             return PrepareSegment(parts)
         if not self._swept:
@@ -115,7 +115,7 @@ class Upkeep:
             return False
         if (
             self.log_bytes >= settings.checkpoint_log_bytes
-            or self.recent_bytes >= settings.recent_map_bytes // 8
+            or self.recent_bytes >= self.recent_env.env.info()["map_size"] // 8
             or now - self.changed_at_ms >= settings.checkpoint_interval_ms
             or self.recent_env.env.stat()["entries"] >= settings.checkpoint_entries
         ):
@@ -150,9 +150,9 @@ class Upkeep:
 
     # ------------------------------------------------------------------------------------------------------- checkpoints
 
-    def _new_checkpoint(self, own_thread: bool) -> Checkpoint:
+    def _new_checkpoint(self, at_once: bool = False) -> Checkpoint:
         self.log_bytes = self.recent_bytes = self.changed_at_ms = 0
-        return Checkpoint(self, self._parts.settings.slice_entries, own_thread)
+        return Checkpoint(self, self._parts.settings.slice_entries, at_once)
 
     def checkpoint_now(self) -> bool:
         """Bring the index up to date in one blocking call; whether that went well."""
@@ -160,7 +160,7 @@ class Upkeep:
         if isinstance(work, Checkpoint) and not work.done:
             drive(work)
         self._retry_at_ms = 0
-        drive(self._new_checkpoint(own_thread=False))
+        drive(self._new_checkpoint(at_once=True))
         return not self._retry_at_ms and self._parts.fence is None
 
     def checkpoint_committed(self, position: Position, dead_segments: list[int]) -> None:

@@ -55,7 +55,7 @@ def test_a_damaged_record_is_a_problem(device: Device) -> None:
     flip_byte(device.path / "log" / "0000000001.seg", 150)
     result = run(device)
     assert result.exit_code == 1
-    assert "segment 0" in result.output
+    assert "segment 1" in result.output
     assert "repair it from its peers" in result.output
     parts = {finding["part"] for finding in json.loads(run(device, "--json").output)["findings"]}
     assert parts == {"log", "index"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from storage_node.device import Device
@@ -22,6 +23,10 @@ SMALL = DeviceSettings(
     recent_map_bytes=2 * MIB,
 )
 """Everything happens early."""
+
+
+ROOMY = replace(SMALL, inline_bytes_max=8 * KIB)
+"""The same, but records of more than a segment."""
 
 
 class StillClock:
