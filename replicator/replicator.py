@@ -115,7 +115,7 @@ class Replicator:
     """One node's replicator, over devices that `peers` keeps connected.
 
     `clock` stamps catalogs that it restores; `now_us` is the wall clock; `on_moved(epoch)` is told that the move to the ring
-    with that epoch is done.
+    with that epoch is done, after each round until the older rings are no longer in force.
     """
 
     def __init__(
@@ -146,6 +146,7 @@ class Replicator:
         self._epochs: tuple[int, ...] = ()
         self._adopted_s = 0.0
         self._unmoved: set[Cell] = set()
+        self._move_done = False
 
     @property
     def pace(self) -> Pace:
@@ -264,6 +265,7 @@ class Replicator:
         self._epochs = epochs
         self._adopted_s = trio.current_time()
         self._open = {}
+        self._move_done = False
         self._unmoved = set()
         if len(epochs) > 1:
             cells = range(1 << self._rounds.membership.bits)
@@ -288,7 +290,9 @@ class Replicator:
             if cell in busy or (silent and silent.intersection(membership.primaries(cell.number)))
         }
         if not self._unmoved and late:
-            log.info("the move is done", epoch=self._epochs[0])
+            if not self._move_done:
+                log.info("the move is done", epoch=self._epochs[0])
+            self._move_done = True
             self._on_moved(self._epochs[0])
 
 
