@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,9 +25,10 @@ from storage_node.operations import (
     Status,
     Written,
 )
-from storage_node.settings import KIB, MIB
+from storage_node.settings import KIB, MIB, DeviceSettings
+from storage_node.work import Progress
 from tests.storage_node.crash_disk import RecordingDisk
-from tests.storage_node.devices import SMALL, die, hash_of, make_device, open_device
+from tests.storage_node.devices import SMALL, StillClock, die, hash_of, make_device, open_device
 
 
 def put(number: int, timestamp: int = 5, data: bytes = b"data") -> PutObject:
@@ -271,3 +273,64 @@ def test_an_index_that_is_full_ends_in_a_fence_not_in_a_loss(memory_path: Path) 
     assert all(status_of(device, number) == Status.FOUND for number in acknowledged)
     assert device.check() == []
     device.close()
+
+
+@pytest.fixture
+def small_file_system(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 MiB."""
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "ringstead-test", str(tmp_path)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_small_file_system_fills_up_is_emptied_and_used_again(small_file_system: Path) -> None:
+    """Writes until FULL, deletes all, lets upkeep do its work, and there is room again: what is kept back suffices."""
+    settings = DeviceSettings(
+        segment_bytes=MIB,
+        recent_map_bytes=8 * MIB,
+        free_bytes_min=12 * MIB,
+        free_bytes_min_delete=8 * MIB,
+        free_part_max=1.0,
+        compaction_bytes_per_s=0,
+    )
+    clock = StillClock()
+    device = make_device(small_file_system / "d", settings, now=clock)
+    for round_number in range(3):
+        stored = fill(device, clock, timestamp=10 * round_number + 5)
+        assert stored > 200
+        assert device.fenced == ""
+        for number in range(stored):
+            clock.now += 300
+            deletion = DeleteObject(hash_of(number), b"/a/c/%d" % number, 10 * round_number + 6)
+            assert device.apply([deletion])[0].status == Status.APPLIED
+        for _ in range(3):
+            clock.now += settings.checkpoint_interval_ms
+            drive_all(device)
+    assert device.check() == []
+    device.close()
+
+
+def fill(device: Device, clock: StillClock, timestamp: int) -> int:
+    """Puts objects until there is no more room; how many."""
+    for number in range(10_000):
+        clock.now += 300
+        answer = device.apply([put(number, timestamp, bytes(100 * KIB))])[0]
+        if answer.status == Status.FULL:
+            return number
+        assert answer.status == Status.APPLIED
+        drive_all(device)
+    raise AssertionError("it never fills up")
+
+
+def drive_all(device: Device) -> None:
+    """All background work that is due."""
+    while (work := device.next_work()) is not None:
+        while (progress := work.step()) is not Progress.DONE:
+            if progress is Progress.BLOCK:
+                work.block()
+            elif progress is Progress.WAIT:
+                device.apply([])
