@@ -66,7 +66,7 @@ async def list_entries(
         answering = tuple(pages)
         beside, bound = align(pages, _hash_of)
         yield beside, answering
-        start = _next_hash(bound, within.end)
+        start = next_hash(bound, within.end)
 
 
 async def list_rows(
@@ -89,7 +89,7 @@ async def list_rows(
         start = None if bound is None else bound + b"\x00"
 
 
-def _next_hash(bound: bytes | None, end: bytes | None) -> bytes | None:
+def next_hash(bound: bytes | None, end: bytes | None) -> bytes | None:
     """Where to go on behind the last hash that all have answered; None at the range's end."""
     if bound is None:
         return None
