@@ -54,10 +54,12 @@ class Posting:
         """PostObject."""
         reader = FormReader(request.body, boundary_of(request.headers.get(b"content-type", b"")))
         fields = await reader.read_fields()
+        if "key" in fields:
+            fields["key"] = fields["key"].replace(_FILE_NAME, reader.file_name)
         user = await self._signer(fields)
         policy = parse_policy(fields["policy"])
         check_policy(policy, fields, bucket.decode(), self._now_us() / 1_000_000)
-        key = _key(fields, reader.file_name)
+        key = check_key(_required(fields, "key").encode())
         content_type, metadata = object_metadata(_headers(fields))
         metadata |= _tags(fields)
         algorithm, announced = _announced_checksum(fields)
@@ -139,16 +141,6 @@ def _required(fields: Mapping[str, str], name: str) -> str:
         message = f"Bucket POST must contain a field named '{name}', before the file."
         raise invalid_argument(name, "", message)
     return value
-
-
-def _key(fields: Mapping[str, str], file_name: str) -> bytes:
-    key = fields.get("key", "").replace(_FILE_NAME, file_name)
-    if not key:
-        message = (
-            "Bucket POST must contain a field named 'key'. If it is specified, please check the order of the fields."
-        )
-        raise invalid_argument("key", "", message)
-    return check_key(key.encode())
 
 
 def _headers(fields: Mapping[str, str]) -> dict[bytes, bytes]:

@@ -78,6 +78,11 @@ async def test_forms_are_stored(world: S3World) -> None:
         assert (got.body, got.headers["x-amz-meta-a"], got.headers["content-type"]) == (b"data", "1", "text/x")
         await main("DELETE", "/bucket/dir/a.txt")
         assert (await post(main, {**fields, "success_action_status": "404"}, b"data")).status == 204
+    named = {
+        "key": "${filename}",
+        **sign_v2(main, {**policy(), "conditions": [{"bucket": "bucket"}, {"key": "a.txt"}]}),
+    }
+    assert (await post(main, named, b"data")).status == 204
     redirect = {"success_action_redirect": "http://example.org/done?x=1"}
     fields = {"key": "k", **redirect, **sign_v2(main, policy(["starts-with", "$success_action_redirect", ""]))}
     answer = await post(main, fields, b"data")
