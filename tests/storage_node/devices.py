@@ -8,6 +8,7 @@ from pathlib import Path
 from storage_node.device import Device
 from storage_node.disk import Disk
 from storage_node.settings import KIB, MIB, DeviceSettings
+from storage_node.work import Progress
 
 SMALL = DeviceSettings(
     segment_bytes=4 * KIB,
@@ -69,3 +70,13 @@ def flip_byte(path: Path, offset: int) -> None:
     content = bytearray(path.read_bytes())
     content[offset] ^= 0x55
     path.write_bytes(content)
+
+
+def drive_all(device: Device) -> None:
+    """Do all background work that is due."""
+    while (work := device.next_work()) is not None:
+        while (progress := work.step()) is not Progress.DONE:
+            if progress is Progress.BLOCK:
+                work.block()
+            elif progress is Progress.WAIT:
+                device.apply([])

@@ -31,9 +31,8 @@ from storage_node.operations import (
     Status,
     UpdateObject,
 )
-from storage_node.work import Progress
 from tests.storage_node.crash_disk import SURVIVALS, RecordingDisk, read_tree, write_survivors
-from tests.storage_node.devices import SMALL, StillClock, die, hash_of, make_device, open_device
+from tests.storage_node.devices import SMALL, StillClock, die, drive_all, hash_of, make_device, open_device
 from tests.storage_node.model import Model
 
 OBJECTS = [(hash_of(number), b"/a/c/%d" % number) for number in range(6)]
@@ -105,16 +104,6 @@ def prepare(device: Device, item: Any) -> tuple[DeviceWrite, bytes]:
     writer.finish()
     hash_, key = OBJECTS[which]
     return PutBlob(hash_, key, timestamp, b"blob", writer), data
-
-
-def drive_all(device: Device) -> None:
-    """All background work that is due."""
-    while (work := device.next_work()) is not None:
-        while (progress := work.step()) is not Progress.DONE:
-            if progress is Progress.BLOCK:
-                work.block()
-            elif progress is Progress.WAIT:
-                device.apply([])
 
 
 def observe(device: Device) -> list[Any]:

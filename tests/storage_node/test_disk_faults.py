@@ -26,9 +26,8 @@ from storage_node.operations import (
     Written,
 )
 from storage_node.settings import KIB, MIB, DeviceSettings
-from storage_node.work import Progress
 from tests.storage_node.crash_disk import RecordingDisk
-from tests.storage_node.devices import SMALL, StillClock, die, hash_of, make_device, open_device
+from tests.storage_node.devices import SMALL, StillClock, die, drive_all, hash_of, make_device, open_device
 
 
 def put(number: int, timestamp: int = 5, data: bytes = b"data") -> PutObject:
@@ -324,13 +323,3 @@ def fill(device: Device, clock: StillClock, timestamp: int) -> int:
         assert answer.status == Status.APPLIED
         drive_all(device)
     raise AssertionError("it never fills up")
-
-
-def drive_all(device: Device) -> None:
-    """All background work that is due."""
-    while (work := device.next_work()) is not None:
-        while (progress := work.step()) is not Progress.DONE:
-            if progress is Progress.BLOCK:
-                work.block()
-            elif progress is Progress.WAIT:
-                device.apply([])
