@@ -40,9 +40,8 @@ from proxy.s3.call import Call
 from proxy.s3.conditions import copy_source_conditions, write_conditions
 from proxy.s3.dates import iso_date
 from proxy.s3.digests import DigestingBody
-from proxy.s3.errors import S3Error, invalid_argument
+from proxy.s3.errors import S3Error, invalid_argument, no_such_version
 from proxy.s3.headers import REDIRECT, TAGGING, object_metadata
-from proxy.s3.listing import no_such_version
 from proxy.s3.names import check_bucket, check_key
 from proxy.s3.objects import DEGRADED
 from proxy.s3.ownership import BucketRegistry

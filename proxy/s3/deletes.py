@@ -15,8 +15,7 @@ from proxy.http.message import Response
 from proxy.model import NO_CONDITIONS, Conditions, NoSuchObject, StoreError
 from proxy.s3.call import Call
 from proxy.s3.concurrency import for_each
-from proxy.s3.errors import S3Error, from_store_error
-from proxy.s3.listing import no_such_version
+from proxy.s3.errors import S3Error, from_store_error, no_such_version
 from proxy.s3.names import check_key
 from proxy.s3.payload import Payload
 from proxy.s3.settings import DELETE_KEYS_MAX, XML_LONG_BODY_BYTES_MAX, S3Settings

@@ -166,6 +166,11 @@ def not_implemented(header: str, message: str = "") -> S3Error:
     return S3Error("NotImplemented", message, (("Header", header),))
 
 
+def no_such_version(key: str, version_id: str) -> S3Error:
+    """The answer to every version id but null."""
+    return S3Error("NoSuchVersion", fields=(("Key", key), ("VersionId", version_id)))
+
+
 def from_store_error(error: model.StoreError, bucket: str, key: str) -> S3Error:
     """The S3 error that says what the object model said about `bucket` and `key`."""
     match error:

@@ -26,7 +26,7 @@ from urllib.parse import quote_from_bytes
 
 from proxy.model import ListedObject, ListedPrefix, ListQuery, ObjectListing
 from proxy.s3.dates import iso_date
-from proxy.s3.errors import S3Error, invalid_argument
+from proxy.s3.errors import invalid_argument
 from proxy.s3.settings import LIST_KEYS_MAX
 from proxy.s3.xml import document, element, escape
 from storage_node.timestamp import microseconds
@@ -247,8 +247,3 @@ def render_list_versions(bucket: bytes, request: ListRequest, listing: ObjectLis
     ]
     parts += _prefixes(listing, request)
     return document("ListVersionsResult", "".join(parts))
-
-
-def no_such_version(key: str, version_id: str) -> S3Error:
-    """The answer to every version id but null."""
-    return S3Error("NoSuchVersion", fields=(("Key", key), ("VersionId", version_id)))

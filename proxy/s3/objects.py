@@ -31,9 +31,8 @@ from proxy.model import (
 )
 from proxy.s3.call import Call
 from proxy.s3.conditions import delete_conditions, read_conditions, write_conditions
-from proxy.s3.errors import S3Error, invalid_argument
+from proxy.s3.errors import S3Error, invalid_argument, no_such_version
 from proxy.s3.headers import object_headers, object_metadata, override_headers
-from proxy.s3.listing import no_such_version
 from proxy.s3.ranges import parse_range
 from proxy.s3.settings import PART_NUMBER_MAX
 from proxy.s3.upload_names import part_number_of

@@ -136,7 +136,7 @@ OPERATIONS = frozenset(
 )
 """The names of all operations that a request can be."""
 
-_NO_PARAMETERS: Mapping[str, str] = {}
+_NO_TABLE: dict[str, str] = {}
 
 
 def choose_operation(method: str, bucket: bytes, key: bytes, parameters: Mapping[str, str], copies: bool) -> str:
@@ -163,9 +163,6 @@ def choose_operation(method: str, bucket: bytes, key: bytes, parameters: Mapping
     if operation == "ListObjects" and parameters.get("list-type") == "2":
         return "ListObjectsV2"
     return operation
-
-
-_NO_TABLE: dict[str, str] = {}
 
 
 def _subresource(table: Mapping[str, str], parameters: Mapping[str, str]) -> str | None:

@@ -18,7 +18,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 from xml.etree.ElementTree import Element, ParseError
 
 import trio
@@ -26,9 +26,6 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from proxy.s3.settings import XML_BODY_BYTES_MAX, XML_THREAD_BYTES_MIN
-
-if TYPE_CHECKING:
-    from proxy.model import BodySource
 
 DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
 NAMESPACE = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
@@ -72,7 +69,7 @@ def element(name: str, text: str) -> str:
     return f"<{name}>{text.translate(_ESCAPES)}</{name}>"
 
 
-async def read_body(body: BodySource | _Source, bytes_max: int = XML_BODY_BYTES_MAX) -> bytes:
+async def read_body(body: _Source, bytes_max: int = XML_BODY_BYTES_MAX) -> bytes:
     """A whole request body. Raises DocumentTooLong beyond `bytes_max`, and whatever the body raises."""
     pieces: list[bytes] = []
     size_bytes = 0
