@@ -14,11 +14,9 @@ confirmed each of them; a catalog whose fate is in doubt stays as it is until al
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Final
 
 import structlog
-import trio
 
 from replicator.catalog_plan import (
     CatalogPlan,
@@ -35,7 +33,7 @@ from replicator.catalog_plan import (
 from replicator.differences import Concerned
 from replicator.listing import gather, list_rows
 from replicator.objects import Manner, Outcome
-from replicator.peers import Peers
+from replicator.peers import Peers, submit_all
 from replicator.throttle import Throttle
 from replicator.transfer import Moved
 from storage_node.operations import (
@@ -236,23 +234,9 @@ class _Errand:
         self, operations: Mapping[int, list[Operation]], size_bytes: int
     ) -> list[tuple[int, Operation, Answer]]:
         """Send each device its operations at once, and wait for all answers."""
-        answers: list[tuple[int, Operation, Answer]] = []
-        expected = sum(map(len, operations.values()))
-        if not expected:
-            return answers
-        everything = trio.Event()
-
-        def note(device: int, operation: Operation, answer: Answer) -> None:
-            answers.append((device, operation, answer))
-            if len(answers) == expected:
-                everything.set()
-
-        for device, batch in operations.items():
-            if size_bytes:
-                await self._throttle.take(device, size_bytes // len(operations))
-            client = self._peers.by_id[device].client
-            for operation in batch:
-                client.submit(operation, partial(note, device, operation))
-        await everything.wait()
+        for device in operations if size_bytes else ():
+            await self._throttle.take(device, size_bytes // len(operations))
+        requests = [(device, operation) for device, batch in operations.items() for operation in batch]
+        answers = await submit_all([(self._peers.by_id[device], operation) for device, operation in requests])
         self._moved.bytes += size_bytes
-        return answers
+        return [(*request, answer) for request, answer in zip(requests, answers, strict=True)]

@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-import trio
-
 from replicator.differences import HashRange
 from replicator.pages import align
-from replicator.peers import Peers
+from replicator.peers import Peers, submit_all
 from storage_node.operations import (
     HASH_BYTES,
     Answer,
@@ -36,18 +34,13 @@ async def gather(
     peers: Peers, devices: Sequence[int], operation: Operation, timeout_s: float = 10.0
 ) -> dict[int, Answer]:
     """What each of the devices answers to one question, FOUND or MISSING; the others are left out."""
-    answers: dict[int, Answer] = {}
-
-    async def ask(device: int) -> None:
-        answer = await peers.by_id[device].call(operation, timeout_s)
-        if answer.status in (Status.FOUND, Status.MISSING):
-            answers[device] = answer
-
     known = [device for device in devices if device in peers.by_id]
-    async with trio.open_nursery() as nursery:
-        for device in known:
-            nursery.start_soon(ask, device)
-    return {device: answers[device] for device in known if device in answers}
+    answers = await submit_all([(peers.by_id[device], operation) for device in known], timeout_s)
+    return {
+        device: answer
+        for device, answer in zip(known, answers, strict=True)
+        if answer.status in (Status.FOUND, Status.MISSING)
+    }
 
 
 async def list_entries(

@@ -16,22 +16,17 @@ confirmed the newest one in this very pass, by listing it or by writing it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
-
-import trio
+from typing import NamedTuple
 
 from replicator.differences import Concerned, HashRange
 from replicator.listing import list_entries
-from replicator.peers import Peers
-from replicator.transfer import Moved, Transfer
-from replicator.versions import ObjectPlan, plan_object
+from replicator.peers import Peers, submit_all
+from replicator.transfer import Errand, Moved, Transfer
+from replicator.versions import plan_object
 from storage_node.operations import Entry, ForgetObject, ListedEntry, Space, Status
 from storage_node.timestamp import from_microseconds
-
-CONCURRENCY: Final = 32
-"""Objects of one range that are copied at a time."""
 
 
 class Outcome(NamedTuple):
@@ -86,51 +81,52 @@ class ObjectSettler:
         primaries: tuple[int, ...],
         manner: Manner,
     ) -> Outcome:
-        outcomes: list[Outcome] = []
-        limit = trio.CapacityLimiter(CONCURRENCY)
+        outcome = Outcome()
+        errands: list[Errand] = []
+        for hash_, listed in beside.items():
+            held: dict[int, Entry | None] = dict.fromkeys(answered)
+            for device, item in listed.items():
+                if isinstance(item.entry, Entry):
+                    held[device] = item.entry
+            plan = plan_object(held, primaries)
+            if plan is None or plan.settled:
+                continue
+            if max(plan.newest.timestamp, plan.newest.meta_timestamp) >= manner.before:
+                outcome += Outcome(young=1)
+                continue
+            copies = tuple(copy for copy in plan.copies if self.is_mine(plan.holders, copy.target, manner))
+            errands.append(Errand(hash_, next(iter(listed.values())).key, plan, copies))
+        return outcome + await self.settle_objects(errands, primaries, manner) if errands else outcome
 
-        async def settle_one(hash_: bytes, key: bytes, plan: ObjectPlan) -> None:
-            async with limit:
-                outcomes.append(await self.settle_object(hash_, key, plan, primaries, manner))
+    async def settle_objects(self, errands: Sequence[Errand], primaries: tuple[int, ...], manner: Manner) -> Outcome:
+        """Carry out plans: make the copies, then remove what has gone home."""
+        confirmed = await self._transfer.give(errands)
+        left = 0
+        forgets: list[tuple[int, int, ForgetObject]] = []
+        for index, (errand, done) in enumerate(zip(errands, confirmed, strict=True)):
+            home = errand.plan.confirmed.union(done).issuperset(primaries)
+            ours = [
+                (device, entry)
+                for device, entry in errand.plan.surplus
+                if home and (self._is_local(device) or not manner.patient)
+            ]
+            left += not home or len(ours) < len(errand.plan.surplus)
+            for device, entry in ours:
+                forget = ForgetObject(errand.hash, errand.key, entry.timestamp, entry.meta_timestamp)
+                forgets.append((index, device, forget))
+        kept = await self._forget(forgets)
+        return Outcome(settled=len(errands) - left - kept, left=left + kept)
 
-        async with trio.open_nursery() as nursery:
-            for hash_, listed in beside.items():
-                held: dict[int, Entry | None] = dict.fromkeys(answered)
-                for device, item in listed.items():
-                    if isinstance(item.entry, Entry):
-                        held[device] = item.entry
-                plan = plan_object(held, primaries)
-                if plan is None or plan.settled:
-                    continue
-                if max(plan.newest.timestamp, plan.newest.meta_timestamp) >= manner.before:
-                    outcomes.append(Outcome(young=1))
-                    continue
-                key = next(iter(listed.values())).key
-                nursery.start_soon(settle_one, hash_, key, plan)
-        return sum(outcomes, Outcome())
-
-    async def settle_object(
-        self, hash_: bytes, key: bytes, plan: ObjectPlan, primaries: tuple[int, ...], manner: Manner
-    ) -> Outcome:
-        """Carry out the plan for one object, as far as it is this node's to do."""
-        copies = [copy for copy in plan.copies if self.is_mine(plan.holders, copy.target, manner)]
-        confirmed = plan.confirmed
-        if copies:
-            confirmed |= await self._transfer.give(hash_, key, plan, copies)
-        home = confirmed.issuperset(primaries)
-        if not plan.surplus:
-            return Outcome(settled=1) if home else Outcome(left=1)
-        forgotten = 0
-        for device, entry in plan.surplus:
-            if home and (self._is_local(device) or not manner.patient):
-                forgotten += await self._forget(device, hash_, key, entry)
-        self._moved.forgotten += forgotten
-        return Outcome(settled=1) if forgotten == len(plan.surplus) else Outcome(left=1)
-
-    async def _forget(self, device: int, hash_: bytes, key: bytes, entry: Entry) -> bool:
-        forget = ForgetObject(hash_, key, entry.timestamp, entry.meta_timestamp)
-        answer = await self._peers.by_id[device].call(forget)
-        return answer.status in (Status.APPLIED, Status.MISSING)
+    async def _forget(self, forgets: Sequence[tuple[int, int, ForgetObject]]) -> int:
+        """Remove copies that have gone home; of how many objects one was kept."""
+        answers = await submit_all([(self._peers.by_id[device], forget) for _, device, forget in forgets])
+        kept = set()
+        for (index, _, _), answer in zip(forgets, answers, strict=True):
+            if answer.status in (Status.APPLIED, Status.MISSING):
+                self._moved.forgotten += 1
+            else:
+                kept.add(index)
+        return len(kept)
 
     def is_mine(self, holders: tuple[int, ...], target: int, manner: Manner) -> bool:
         """Whether this node is to give `target` what `holders` have."""

@@ -30,7 +30,6 @@ import trio
 from replicator.catalogs import CatalogSettler
 from replicator.differences import Difference
 from replicator.objects import Manner, ObjectSettler
-from replicator.pace import Pace
 from replicator.peers import Peers
 from replicator.rounds import SPACES, Cell, Round, Rounds
 from replicator.throttle import Throttle
@@ -148,11 +147,6 @@ class Replicator:
         self._unmoved: set[Cell] = set()
         self._move_done = False
 
-    @property
-    def pace(self) -> Pace:
-        """What pausing holds: no round begins and no cell is begun."""
-        return self.throttle.whole
-
     def statistics(self) -> ReplicatorStatistics:
         """As of now. To be called inside trio."""
         now_s = trio.current_time()
@@ -178,9 +172,9 @@ class Replicator:
             tuple(ring.epoch for ring in self.peers.rings),
             self._cell_count() - len(self._unmoved) if len(self.peers.rings) > 1 else 0,
             self._cell_count() if len(self.peers.rings) > 1 else 0,
-            self.throttle.whole.rate_per_s,
+            self.throttle.bytes_per_s,
             self.throttle.device_bytes_per_s,
-            self.pace.paused,
+            self.throttle.paused,
         )
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -190,7 +184,7 @@ class Replicator:
             task_status.started()
             while True:
                 began_s = trio.current_time()
-                await self._hold()
+                await self.throttle.hold()
                 await self.run_round()
                 self._kicked = trio.Event()
                 with trio.move_on_at(began_s + self.settings.interval_s):
@@ -204,16 +198,13 @@ class Replicator:
         """Compare everything once and settle what can be settled."""
         began_s = trio.current_time()
         self._note_rings()
-        found = await self._rounds.run(self._manner_of, self._hold)
+        found = await self._rounds.run(self._manner_of, self.throttle.hold)
         self._last = found
         self._round_count += 1
         self._round_s = trio.current_time() - began_s
         self._take_note(found)
         self._see_to_move(found)
         return found
-
-    async def _hold(self) -> None:
-        await self.pace.take(0)
 
     async def _watch_returns(self) -> None:
         """Begin a round when a device that was away is back."""

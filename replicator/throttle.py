@@ -1,23 +1,43 @@
-"""How many bytes a second background copies may move: in all, and to each device.
+"""How many bytes a second background copies may move: in all, and to each device; and a pause.
 
 Problem: filling a new device as fast as it goes takes the disk from the clients whose data lies there; a limit on the whole
-alone lets all of it fall on one device.
+alone lets all of it fall on one device. And most copies are of a few bytes, for which waiting must cost nothing when there
+is nothing to wait for.
 
-Idea: two paces in a row, one shared and one for each target. Pausing holds both.
+Idea: two token buckets, one shared and one for each target; whoever takes waits for the slower of the two, and not at all
+while both have tokens.
 """
 
 from __future__ import annotations
 
-from replicator.pace import Pace
+from collections.abc import Callable
+
+import trio
+
+from replicator.pace import Bucket
 
 
 class Throttle:
     """Bytes a second, whole and per device. Both can change while copies wait."""
 
-    def __init__(self, bytes_per_s: float, device_bytes_per_s: float) -> None:
-        self.whole = Pace(bytes_per_s)
+    def __init__(
+        self,
+        bytes_per_s: float,
+        device_bytes_per_s: float,
+        monotonic: Callable[[], float] = trio.current_time,
+    ) -> None:
+        self._monotonic = monotonic
+        self._bytes_per_s = bytes_per_s
         self._device_bytes_per_s = device_bytes_per_s
-        self._devices: dict[int, Pace] = {}
+        self._whole: Bucket | None = None
+        self._devices: dict[int, Bucket] = {}
+        self._running = trio.Event()
+        self._running.set()
+
+    @property
+    def bytes_per_s(self) -> float:
+        """What all devices together are given at most."""
+        return self._bytes_per_s
 
     @property
     def device_bytes_per_s(self) -> float:
@@ -29,17 +49,39 @@ class Throttle:
         for rate in (bytes_per_s, device_bytes_per_s):
             if rate is not None and not rate > 0:
                 raise ValueError(f"a rate must be above 0, not {rate}")
-        if bytes_per_s is not None:
-            self.whole.rate_per_s = bytes_per_s
-        if device_bytes_per_s is not None:
-            self._device_bytes_per_s = device_bytes_per_s
-            for pace in self._devices.values():
-                pace.rate_per_s = device_bytes_per_s
+        self._bytes_per_s = bytes_per_s or self._bytes_per_s
+        self._device_bytes_per_s = device_bytes_per_s or self._device_bytes_per_s
+        self._whole = None
+        self._devices = {}
+
+    @property
+    def paused(self) -> bool:
+        """Whether copies are held."""
+        return not self._running.is_set()
+
+    def pause(self) -> None:
+        """Hold whatever has not begun, until `resume`."""
+        if self._running.is_set():
+            self._running = trio.Event()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._running.set()
+
+    async def hold(self) -> None:
+        """Wait while it is paused. A checkpoint in any case."""
+        await self._running.wait()
 
     async def take(self, device: int, size_bytes: int) -> None:
-        """Wait until so many bytes may go to that device."""
-        pace = self._devices.get(device)
-        if pace is None:
-            pace = self._devices[device] = Pace(self._device_bytes_per_s)
-        await self.whole.take(size_bytes)
-        await pace.take(size_bytes)
+        """Wait until so many bytes may go to that device. No checkpoint when they may go at once."""
+        if not self._running.is_set():
+            await self._running.wait()
+        now_s = self._monotonic()
+        if self._whole is None:
+            self._whole = Bucket(self._bytes_per_s, now_s)
+        bucket = self._devices.get(device)
+        if bucket is None:
+            bucket = self._devices[device] = Bucket(self._device_bytes_per_s, now_s)
+        wait_s = max(self._whole.take(size_bytes, now_s), bucket.take(size_bytes, now_s))
+        if wait_s > 0:
+            await trio.sleep(wait_s)

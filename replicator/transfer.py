@@ -1,29 +1,30 @@
-"""Giving devices what they lack of one object.
+"""Giving devices what they lack.
 
 Problem: a replica lacks a few bytes of metadata, a tombstone, a small object, or gigabytes; the source may turn out rotten
-or die in the middle, and so may each target, while others are well.
+or die in the middle, and so may each target, while others are well. A device that lost everything lacks millions of small
+objects: what each of them costs decides how long the cluster is short of a replica.
 
-Idea: what fits a frame is read from the first source that can give it and sent to all targets at once, in the very
-operation with which a proxy would have written it, with the original timestamps; so whatever a device decides about it
-(newest wins) it decides as ever. What is longer streams through, one piece in memory, from one source to all its targets.
-If a source fails the next one is tried from the beginning; a target that fails is dropped and found again by the next
-comparison.
+Idea: what fits a frame is read from the first source that can give it and sent to its targets in the very operation with
+which a proxy would have written it, with the original timestamps; so whatever a device decides about it (newest wins) it
+decides as ever. Many such objects go together: all are read, then all are sent, and a device commits them with one sync.
+What is longer streams through, one piece in memory, from one source to all its targets. If a source fails the next one
+is tried; a target that fails is dropped and found again by the next comparison.
 
 Confirmed is only what was answered APPLIED, after the device synced it. NEWER is no confirmation: it may be about a lock.
 
 Invariants: a copy has the source's bytes, checked where they were read and on the way, the newest metadata and both original
-timestamps; nothing that was broken off becomes visible.
+timestamps; nothing that was broken off becomes visible; memory is bounded by GROUP_BYTES and a few pieces.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
-from replicator.peers import Peer, Peers
+from replicator.peers import Peer, Peers, submit_all
 from replicator.throttle import Throttle
 from replicator.versions import Copy, Lack, ObjectPlan
 from storage_node.client import BulkFailed, BulkRead, BulkWrite, PutBlobHeader
@@ -31,6 +32,7 @@ from storage_node.device import ObjectReader
 from storage_node.errors import CorruptData
 from storage_node.operations import (
     SMALL_BYTES_MAX,
+    Answer,
     DeleteObject,
     Entry,
     Found,
@@ -42,6 +44,11 @@ from storage_node.operations import (
 )
 
 PIECE_BYTES: Final = 512 * 1024
+GROUP_BYTES: Final = 4 * 1024 * 1024
+GROUP_COUNT: Final = 512
+"""Small objects that are read and sent together: so many, or so many bytes."""
+STREAMS_MAX: Final = 4
+"""Large objects that stream at a time."""
 OPERATION_BYTES: Final = 256
 """What an operation costs on the wire beside its key, data and metadata, about."""
 _DONE: Final = (Status.APPLIED, Status.MISSING)
@@ -68,6 +75,26 @@ class Moved:
     """Sources whose bytes did not have their checksum."""
 
 
+class Errand(NamedTuple):
+    """The copies of one object that are to be made."""
+
+    hash: bytes
+    key: bytes
+    plan: ObjectPlan
+    copies: tuple[Copy, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """What one copy of the data takes on the wire, about."""
+        newest = self.plan.newest
+        return len(self.key) + len(newest.meta) + newest.size_bytes + OPERATION_BYTES
+
+    @property
+    def streams(self) -> bool:
+        """Whether data has to be copied that does not fit a frame."""
+        return self.plan.newest.size_bytes > SMALL_BYTES_MAX and any(c.lack is Lack.DATA for c in self.copies)
+
+
 class Transfer:
     """Copies of objects between the devices of `peers`."""
 
@@ -75,84 +102,88 @@ class Transfer:
         self._peers = peers
         self._throttle = throttle
         self._moved = moved
+        self._streams = trio.CapacityLimiter(STREAMS_MAX)
 
-    async def give(self, hash_: bytes, key: bytes, plan: ObjectPlan, copies: Sequence[Copy]) -> frozenset[int]:
-        """Do these copies of the plan; the devices that have confirmed theirs."""
-        newest = plan.newest
-        confirmed: set[int] = set()
-        wanting_data = [copy.target for copy in copies if copy.lack is Lack.DATA]
-        quick: dict[int, Operation] = {}
-        for copy in copies:
-            if copy.lack is Lack.TOMBSTONE:
-                quick[copy.target] = DeleteObject(hash_, key, newest.timestamp)
-            elif copy.lack is Lack.METADATA:
-                quick[copy.target] = UpdateObject(hash_, key, newest.timestamp, newest.meta_timestamp, newest.meta)
-        if quick:
-            done = await self._send(quick, len(key) + len(newest.meta) + OPERATION_BYTES)
-            confirmed |= done
-            self._moved.tombstones += len(done) if newest.deleted else 0
-            self._moved.metadata += 0 if newest.deleted else len(done)
-        if wanting_data:
-            done = await self._give_data(hash_, key, newest, plan.sources, wanting_data)
-            confirmed |= done
-            self._moved.objects += len(done)
-        self._moved.failed += len(copies) - len(confirmed)
-        return frozenset(confirmed)
-
-    async def _send(self, operations: dict[int, Operation], size_bytes: int) -> set[int]:
-        """Send each device its operation; which have done it."""
-        done: set[int] = set()
-
-        async def send(device: int, operation: Operation) -> None:
-            await self._throttle.take(device, size_bytes)
-            answer = await self._peers.by_id[device].call(operation)
-            if answer.status == Status.APPLIED or (answer.status in _DONE and isinstance(operation, DeleteObject)):
-                self._moved.bytes += size_bytes
-                done.add(device)
-
+    async def give(self, errands: Sequence[Errand]) -> list[set[int]]:
+        """Make the copies; for each errand the devices that have confirmed theirs."""
+        confirmed: list[set[int]] = [set() for _ in errands]
+        group: list[int] = []
+        size_bytes = 0
+        for index, errand in enumerate(errands):
+            group.append(index)
+            size_bytes += errand.size_bytes if not errand.streams else 0
+            if size_bytes >= GROUP_BYTES or len(group) >= GROUP_COUNT:
+                await self._give_group(errands, group, confirmed)
+                group, size_bytes = [], 0
+        await self._give_group(errands, group, confirmed)
         async with trio.open_nursery() as nursery:
-            for device, operation in operations.items():
-                if device in self._peers.by_id:
-                    nursery.start_soon(send, device, operation)
-        return done
+            for errand, done in zip(errands, confirmed, strict=True):
+                if errand.streams:
+                    nursery.start_soon(self._give_stream, errand, done)
+        for errand, done in zip(errands, confirmed, strict=True):
+            self._moved.failed += len(errand.copies) - len(done)
+        return confirmed
 
-    async def _give_data(
-        self, hash_: bytes, key: bytes, newest: Entry, sources: Sequence[int], targets: Sequence[int]
-    ) -> set[int]:
-        done: set[int] = set()
-        for number in sources:
-            source = self._peers.by_id.get(number)
-            left = [device for device in targets if device not in done and device in self._peers.by_id]
-            if source is None:
-                continue
-            if not left:
-                break
-            if newest.size_bytes <= SMALL_BYTES_MAX:
-                done |= await self._copy_small(source, hash_, key, newest, left)
-            else:
-                done |= await self._copy_large(source, hash_, key, newest, left)
-        return done
+    # ------------------------------------------------------------------------------------------------ what fits a frame
 
-    async def _copy_small(
-        self, source: Peer, hash_: bytes, key: bytes, newest: Entry, targets: Sequence[int]
-    ) -> set[int]:
-        found = await source.call(GetObject(hash_, key, True))
-        if not isinstance(found, Found) or found.status != Status.FOUND or found.data is None:
-            self._moved.corrupt_sources += found.status == Status.CORRUPT
-            return set()
-        if found.entry is None or found.entry.timestamp != newest.timestamp or found.entry.deleted:
-            return set()
-        put = PutObject(
-            hash_,
-            key,
-            newest.timestamp,
-            newest.meta,
-            found.data,
-            newest.manifest,
-            meta_timestamp=newest.meta_timestamp,
-        )
-        size_bytes = len(key) + len(newest.meta) + len(found.data) + OPERATION_BYTES
-        return await self._send(dict.fromkeys(targets, put), size_bytes)
+    async def _give_group(self, errands: Sequence[Errand], group: Sequence[int], confirmed: list[set[int]]) -> None:
+        """All small copies of a group of errands, together."""
+        found = await self._read_group([errands[index] for index in group if not errands[index].streams])
+        sends: list[tuple[int, Copy, Operation]] = []
+        for index in group:
+            errand = errands[index]
+            data = found.get(errand.hash)
+            for copy in errand.copies:
+                operation = _operation(errand, copy, data)
+                if operation is not None and copy.target in self._peers.by_id:
+                    await self._throttle.take(copy.target, _size_bytes(errand, copy))
+                    sends.append((index, copy, operation))
+        answers = await submit_all([(self._peers.by_id[copy.target], operation) for _, copy, operation in sends])
+        for (index, copy, _), answer in zip(sends, answers, strict=True):
+            if answer.status == Status.APPLIED or (answer.status in _DONE and copy.lack is Lack.TOMBSTONE):
+                confirmed[index].add(copy.target)
+                self._note(errands[index], copy)
+
+    def _note(self, errand: Errand, copy: Copy) -> None:
+        moved = self._moved
+        moved.objects += copy.lack is Lack.DATA
+        moved.metadata += copy.lack is Lack.METADATA
+        moved.tombstones += copy.lack is Lack.TOMBSTONE
+        moved.bytes += _size_bytes(errand, copy)
+
+    async def _read_group(self, errands: Sequence[Errand]) -> dict[bytes, bytes]:
+        """The data of the objects that are to be copied, by hash; those that no source can give are left out."""
+        found: dict[bytes, bytes] = {}
+        wanted = [errand for errand in errands if any(copy.lack is Lack.DATA for copy in errand.copies)]
+        attempt = 0
+        while wanted:
+            requests = [
+                (errand, self._peers.by_id[errand.plan.sources[attempt]])
+                for errand in wanted
+                if attempt < len(errand.plan.sources) and errand.plan.sources[attempt] in self._peers.by_id
+            ]
+            answers = await submit_all([(peer, GetObject(errand.hash, errand.key, True)) for errand, peer in requests])
+            for (errand, _), answer in zip(requests, answers, strict=True):
+                data = _data_of(answer, errand.plan.newest)
+                if data is not None:
+                    found[errand.hash] = data
+                else:
+                    self._moved.corrupt_sources += answer.status == Status.CORRUPT
+            attempt += 1
+            wanted = [errand for errand in wanted if errand.hash not in found and attempt < len(errand.plan.sources)]
+        return found
+
+    # ------------------------------------------------------------------------------------------------------ what streams
+
+    async def _give_stream(self, errand: Errand, done: set[int]) -> None:
+        async with self._streams:
+            targets = [copy.target for copy in errand.copies if copy.lack is Lack.DATA]
+            for number in errand.plan.sources:
+                source = self._peers.by_id.get(number)
+                left = [device for device in targets if device not in done and device in self._peers.by_id]
+                if source is not None and left:
+                    done |= await self._copy_large(source, errand.hash, errand.key, errand.plan.newest, left)
+        self._moved.objects += len(done.intersection(targets))
 
     async def _copy_large(
         self, source: Peer, hash_: bytes, key: bytes, newest: Entry, targets: Sequence[int]
@@ -213,6 +244,31 @@ class Transfer:
             broken.append(device)
         else:
             self._moved.bytes += len(piece)
+
+
+def _operation(errand: Errand, copy: Copy, data: bytes | None) -> Operation | None:
+    """What a copy is sent as; None if its data is not at hand."""
+    hash_, key, newest = errand.hash, errand.key, errand.plan.newest
+    if copy.lack is Lack.TOMBSTONE:
+        return DeleteObject(hash_, key, newest.timestamp)
+    if copy.lack is Lack.METADATA:
+        return UpdateObject(hash_, key, newest.timestamp, newest.meta_timestamp, newest.meta)
+    if data is None:
+        return None
+    return PutObject(
+        hash_, key, newest.timestamp, newest.meta, data, newest.manifest, meta_timestamp=newest.meta_timestamp
+    )
+
+
+def _size_bytes(errand: Errand, copy: Copy) -> int:
+    return errand.size_bytes if copy.lack is Lack.DATA else errand.size_bytes - errand.plan.newest.size_bytes
+
+
+def _data_of(answer: Answer, newest: Entry) -> bytes | None:
+    """The data that a source gave, if it is still of the version that was planned."""
+    if not isinstance(answer, Found) or answer.status != Status.FOUND or answer.entry is None or answer.entry.deleted:
+        return None
+    return answer.data if answer.entry.timestamp == newest.timestamp else None
 
 
 async def _commit(writes: dict[int, BulkWrite], header: PutBlobHeader) -> set[int]:

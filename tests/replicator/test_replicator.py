@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from replicator.replicator import Replicator, ReplicatorSettings
 from storage_node.operations import (
     DeleteCatalog,
     DeleteObject,
+    ForgetObject,
     LockObject,
     PutCatalog,
     PutObject,
@@ -188,10 +191,10 @@ async def test_a_handoff_keeps_what_was_written_meanwhile():
         fleet.apply(handoff, put(fleet, at(1)))
         forget = fleet.replicator.objects._forget
 
-        async def overtaken(*arguments: object) -> bool:
-            if fleet.entry(handoff, KEY).timestamp == at(1):  # type: ignore[union-attr]
+        async def overtaken(forgets: Sequence[tuple[int, int, ForgetObject]]) -> int:
+            if forgets:
                 fleet.apply(handoff, put(fleet, at(2), b"later"))
-            return await forget(*arguments)  # type: ignore[arg-type]
+            return await forget(forgets)
 
         fleet.replicator.objects._forget = overtaken  # type: ignore[method-assign]
         await fleet.replicator.run_round()
@@ -419,11 +422,11 @@ async def test_pausing_holds_the_work():
     """Nothing moves while it is paused; afterwards it does."""
     async with fleet_of() as fleet:
         source, *rest = fleet.primaries(KEY)
-        fleet.replicator.pace.pause()
+        fleet.replicator.throttle.pause()
         fleet.apply(source, put(fleet, at(1)))
         fleet.replicator.kick()
         assert fleet.replicator.statistics().paused
-        fleet.replicator.pace.resume()
+        fleet.replicator.throttle.resume()
         await settled(fleet)
         assert fleet.data(rest[0], KEY) == b"data"
 
