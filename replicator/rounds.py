@@ -3,10 +3,10 @@
 Problem: know in milliseconds that a million objects agree; find one that does not with a few kilobytes; and when a device
 comes back empty, fill it without keeping a list of what it lacks in memory.
 
-Idea: one question to each device gives the digests of all cells (partitions, mostly) of a space. Each cell that differs is a
-walk of its own: ask the devices concerned for the digests of the cell's parts, go on with those that differ, until a part
-holds a few dozen entries; then list and settle it. A few cells are worked on at a time, in an order drawn anew each round,
-so that one that cannot be settled holds up no other, and two nodes seldom work on the same.
+Idea: the digests of all cells (partitions, mostly) of all devices are kept current (cell_digests.py). Each cell that differs
+is a walk of its own: ask the devices concerned for the digests of the cell's parts, go on with those that differ, until a
+part holds a few dozen entries; then list and settle it. A few cells are worked on at a time, in an order drawn anew each
+round, so that one that cannot be settled holds up no other, and two nodes seldom work on the same.
 
 What stays open (a device is away, a copy failed) is remembered by cell, with the time since when: that is the backlog.
 
@@ -22,16 +22,15 @@ from typing import Final, NamedTuple
 import trio
 
 from replicator.catalogs import CatalogSettler
+from replicator.cell_digests import CellDigests
 from replicator.differences import (
     CELL_BITS_MAX,
     NOTHING,
     Concerned,
     Difference,
-    Digests,
     HashRange,
     Membership,
     differing_parts,
-    unpack_digests,
 )
 from replicator.listing import gather, list_entries
 from replicator.objects import Manner, ObjectSettler, Outcome
@@ -99,6 +98,7 @@ class Rounds:
         self._objects = objects
         self._catalogs = catalogs
         self._shuffle = shuffle
+        self._cells = CellDigests(peers)
         self._membership: Membership | None = None
         self._epochs: list[int] = []
 
@@ -113,16 +113,16 @@ class Rounds:
     async def run(self, manner_of: Callable[[Cell], Manner], hold: Callable[[], Awaitable[object]]) -> Round:
         """One round. `manner_of` says how to go about a cell; `hold()` is awaited before each (a pause)."""
         membership = self.membership
-        digests = await self._all_digests(membership.bits)
+        digests = {space: await self._cells.refresh(space, membership.bits) for space in SPACES}
         answering = set.intersection(*(set(found) for found in digests.values()))
-        work = [
+        work: list[tuple[int, Difference]] = [
             (space, difference)
             for space, found in digests.items()
             for difference in membership.differences(found)
             if self._is_ours(difference)
         ]
         self._shuffle(work)
-        leaf_bits = await self._leaf_bits(membership.bits)
+        leaf_bits = await self._leaf_bits(membership.bits) if work else {}
         results: list[Compared] = []
         queue = iter(work)
 
@@ -148,18 +148,6 @@ class Rounds:
             for device in difference.concerned.everyone
             if (peer := by_id.get(device)) is not None
         )
-
-    async def _all_digests(self, bits: int) -> dict[int, dict[int, Digests]]:
-        """Each space's digests by device, of the devices that answered for it."""
-        found: dict[int, dict[int, Digests]] = {}
-        for space in SPACES:
-            answers = await gather(self._peers, tuple(self._peers.by_id), GetDigests(space, 0, 0, bits))
-            found[space] = {
-                device: unpack_digests(answer.digests)
-                for device, answer in answers.items()
-                if isinstance(answer, FoundDigests) and len(answer.digests) == 1 << bits
-            }
-        return found
 
     async def _leaf_bits(self, cell_bits: int) -> dict[int, int]:
         """For each space the length of prefixes at which a range is small enough to be listed."""
