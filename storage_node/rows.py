@@ -132,7 +132,16 @@ def merged(
 ) -> Iterator[tuple[bytes, bytes]]:
     """Weave two walks in the same direction; of a name in both the newer's value, and an empty value hides the name."""
     new = next(newer, None)
-    old = next(older, None) if new is not None else None
+    return older if new is None else _woven(new, newer, older, reverse)
+
+
+def _woven(
+    new: tuple[bytes, bytes] | None,
+    newer: Iterator[tuple[bytes, bytes]],
+    older: Iterator[tuple[bytes, bytes]],
+    reverse: bool,
+) -> Iterator[tuple[bytes, bytes]]:
+    old = next(older, None)
     while new is not None:
         if old is not None and new[0] != old[0] and (new[0] < old[0]) == reverse:
             yield old

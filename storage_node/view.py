@@ -13,7 +13,9 @@ Nothing that is read is given out before its checksum was compared.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from xxhash import xxh3_64_intdigest
@@ -27,6 +29,7 @@ from storage_node.errors import CorruptData
 from storage_node.index import (
     BLOB_REFERENCE,
     ENTRY_BYTES,
+    ROW_BYTES,
     SPACE_TAGS,
     IndexedCatalog,
     IndexedEntry,
@@ -35,6 +38,7 @@ from storage_node.index import (
     decode_row,
     public_catalog,
     unpack_entry,
+    unpack_row,
 )
 from storage_node.log import SegmentCache
 from storage_node.operations import (
@@ -60,6 +64,7 @@ from storage_node.operations import (
     Status,
 )
 from storage_node.record import BLOB, FLAG_MANIFEST, HEADER_BYTES, MAGIC, OBJECT, PREFIX, TOMBSTONE
+from storage_node.suspects import Suspects
 
 if TYPE_CHECKING:
     import lmdb
@@ -80,6 +85,7 @@ class View:
         "_disk",
         "_pread",
         "_segments",
+        "_suspects",
         "corrupt",
         "index",
         "reads",
@@ -94,6 +100,7 @@ class View:
         self._pread = disk.pread
         self._segments = segments
         self._blobs = blobs
+        self._suspects = Suspects(disk, os.path.dirname(blobs))
         self.reads = 0
         self.corrupt = 0
         """Reads that met a wrong checksum or an error of the disk."""
@@ -141,14 +148,19 @@ class View:
         try:
             if kind == OBJECT:
                 return Found(_FOUND, entry, self.record(segment, offset, length)[length - size :])
-            reader = self._open_blob(decode_entry(value))
+            reader = self._open_blob(hash_, decode_entry(value))
             try:
                 return Found(_FOUND, entry, bytes(reader.read(0, size)))
             finally:
                 reader.close()
         except (CorruptData, OSError) as error:
-            self.corrupt += 1
+            self.note_rot(hash_, key)
             return Found(Status.CORRUPT, entry, detail=str(error))
+
+    def note_rot(self, hash_: bytes, key: bytes) -> None:
+        """An object can't be read right: count it, and write it down for the auditor. From any thread."""
+        self.corrupt += 1
+        self._suspects.note(hash_, key)
 
     def record(self, segment: int, offset: int, length: int) -> bytes:
         """The verified bytes of one record. Raises PlaceGone, CorruptData, OSError."""
@@ -168,16 +180,15 @@ class View:
             raise CorruptData(f"segment {segment}: the record at {offset} has a wrong checksum")
         return raw
 
-    def _open_blob(self, item: IndexedEntry) -> BlobReader:
-        return BlobReader(
-            self._disk, blob_path(self._blobs, item.blob_id), item.blob_id, item.blob_checksum, item.entry()
-        )
+    def _open_blob(self, hash_: bytes, item: IndexedEntry) -> BlobReader:
+        path, on_rot = blob_path(self._blobs, item.blob_id), partial(self.note_rot, hash_, item.key)
+        return BlobReader(self._disk, path, item.blob_id, item.blob_checksum, item.entry(), on_rot)
 
-    def object_data(self, item: IndexedEntry) -> bytes:
+    def object_data(self, hash_: bytes, item: IndexedEntry) -> bytes:
         """The whole data of an entry. Raises PlaceGone, CorruptData, OSError."""
         if item.kind == OBJECT:
             return self.record(item.segment, item.offset, item.length)[item.length - item.size :]
-        reader = self._open_blob(item)
+        reader = self._open_blob(hash_, item)
         try:
             steps = range(0, item.size, 1 << 20)
             return b"".join(reader.read(at, min(at + (1 << 20), item.size)) for at in steps)
@@ -197,10 +208,10 @@ class View:
             return Status.MISSING
         try:
             if item.kind == BLOB:
-                return self._open_blob(item)
-            return InlineReader(item.entry(), self.object_data(item))
+                return self._open_blob(hash_, item)
+            return InlineReader(item.entry(), self.object_data(hash_, item))
         except (CorruptData, OSError):
-            self.corrupt += 1
+            self.note_rot(hash_, key)
             return Status.CORRUPT
 
     # ---------------------------------------------------------------------------------------------------------- catalogs
@@ -251,12 +262,13 @@ class View:
         items: list[Row | CommonPrefix] = []
         start, end = _bounds(operation)
         for name, value in self._walk(rows.row_base(operation.space, operation.hash), start, end, operation.reverse):
-            _, _, _, flags, timestamp, sub_timestamp, object_count, size_bytes, payload = decode_row(value)
-            if flags & 1 and not deleted:
+            _, _, _, flags, timestamp, sub_timestamp, object_count, size_bytes = unpack_row(value)
+            dead = flags & 1 != 0
+            if dead and not deleted:
                 continue
             if len(items) == limit:
                 return items, True
-            items.append(Row(name, timestamp, sub_timestamp, bool(flags & 1), object_count, size_bytes, payload))
+            items.append(Row(name, timestamp, sub_timestamp, dead, object_count, size_bytes, value[ROW_BYTES:]))
         return items, False
 
     def _page_rolled_up(self, operation: ListRows) -> tuple[list[Row | CommonPrefix], bool]:
@@ -293,22 +305,14 @@ class View:
     def _walk(self, base: bytes, start: bytes, end: bytes | None, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
         """Rows with start <= name < end, in either direction, newest values, tombstone rows included."""
         if end is not None and end <= start:
-            return
+            return iter(())
         if reverse:
             newer, older = rows.backward(self.recent, base, end), rows.backward(self.index, base, end)
-            for item in rows.merged(newer, older, True):
-                if item[0] < start:
-                    return
-                yield item
-        else:
-            newer, older = rows.forward(self.recent, base, start), rows.forward(self.index, base, start)
-            if end is None:
-                yield from rows.merged(newer, older, False)
-                return
-            for item in rows.merged(newer, older, False):
-                if item[0] >= end:
-                    return
-                yield item
+            found = rows.merged(newer, older, True)
+            return _while_not_below(found, start) if start else found
+        newer, older = rows.forward(self.recent, base, start), rows.forward(self.index, base, start)
+        found = rows.merged(newer, older, False)
+        return found if end is None else _while_below(found, end)
 
     # ------------------------------------------------------------------------------------------------------- replication
 
@@ -358,6 +362,20 @@ class View:
         for hash_, value in self.entries(space, start.to_bytes(HASH_BYTES, "big"), end):
             found[(int.from_bytes(hash_, "big") >> shift) - first] ^= value_digest(space, hash_, value)
         return FoundDigests(_FOUND, tuple(digest.to_bytes(DIGEST_BYTES, "big") for digest in found))
+
+
+def _while_below(found: Iterator[tuple[bytes, bytes]], end: bytes) -> Iterator[tuple[bytes, bytes]]:
+    for item in found:
+        if item[0] >= end:
+            return
+        yield item
+
+
+def _while_not_below(found: Iterator[tuple[bytes, bytes]], start: bytes) -> Iterator[tuple[bytes, bytes]]:
+    for item in found:
+        if item[0] < start:
+            return
+        yield item
 
 
 def _entries_of(txn: lmdb.Transaction[bytes], tag: bytes, start: bytes) -> Iterator[tuple[bytes, bytes]]:
