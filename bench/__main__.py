@@ -115,6 +115,7 @@ def main() -> int:
     parser.add_argument("--listed", type=int, default=100_000, help="names in the listed container")
     parser.add_argument("--only", default="", help="cases whose name holds this text")
     parser.add_argument("--output", type=Path, help="write the figures as JSON here")
+    parser.add_argument("--deletes-per-s", type=int, default=6_000, help="names made for DELETE, per second of it")
     parser.add_argument("--devices-per-zone", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
@@ -145,7 +146,7 @@ def measure(system: Ringstead, cases: list[Case], arguments: argparse.Namespace)
     fill(host, port, containers(system), 1)
     wanted = {case.name.split()[0] for case in cases}
     listed = arguments.listed if any(case.name.startswith("page") for case in cases) else 0
-    deletes = int(12_000 * arguments.seconds * arguments.rounds) if "DELETE" in wanted else 0
+    deletes = int(arguments.deletes_per_s * arguments.seconds * arguments.rounds) if "DELETE" in wanted else 0
     fill(host, port, requests_for_fill(system, NAMES, listed, deletes))
     runs: dict[str, list[tuple[Result, float]]] = {case.name: [] for case in cases}
     deleted = 0
