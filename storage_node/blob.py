@@ -101,9 +101,21 @@ class InlineReader:
 class BlobReader:
     """An object that is a file."""
 
-    def __init__(self, disk: Disk, path: str, blob_id: bytes, checksum: int, entry: Entry) -> None:
-        """Open and verify the table. Raises PlaceGone (no such file), CorruptData, OSError."""
+    def __init__(
+        self,
+        disk: Disk,
+        path: str,
+        blob_id: bytes,
+        checksum: int,
+        entry: Entry,
+        on_rot: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Open and verify the table; `on_rot` hears of bytes that turn out wrong later, in the thread that reads.
+
+        Raises PlaceGone (no such file), CorruptData, OSError.
+        """
         self.entry = entry
+        self._on_rot = on_rot
         self._disk = disk
         self._size = entry.size_bytes
         self._fd = -1
@@ -140,6 +152,7 @@ class BlobReader:
         for at in range(0, len(data), CHUNK_BYTES):
             chunk = first + at // CHUNK_BYTES
             if xxh3_64_intdigest(view[at : at + CHUNK_BYTES]) != self._table[chunk]:
+                self._on_rot()
                 raise CorruptData(f"chunk {chunk} of a blob of {self._size} bytes has a wrong checksum")
         if start == low and stop - low == len(data):
             return data if isinstance(data, bytes) else view
@@ -151,8 +164,10 @@ class BlobReader:
         try:
             data = self._disk.pread(self._fd, high - low, low)
         except OSError as error:
+            self._on_rot()
             raise CorruptData(f"bytes {low}..{high} of a blob can't be read: {error}") from error
         if len(data) != high - low:
+            self._on_rot()
             raise CorruptData(f"bytes {low}..{high} of a blob: the file ends at {low + len(data)}")
         return self._verify(data, low, start, stop)
 

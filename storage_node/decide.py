@@ -249,7 +249,7 @@ class Decider(Installer):
         old = self.lookup(b"\x00" + hash_)
         answer = _APPLIED
         if old is not None:
-            answer = self._replace(old, key, timestamp)
+            answer = self._replace(hash_, old, key, timestamp)
             if answer.status != Status.APPLIED:
                 return answer
         # A copy of another replica's object comes with metadata that was updated since.
@@ -263,7 +263,7 @@ class Decider(Installer):
             self._locks.pop(hash_, None)
         return answer
 
-    def _replace(self, old: bytes, key: bytes, timestamp: int) -> Written:
+    def _replace(self, hash_: bytes, old: bytes, key: bytes, timestamp: int) -> Written:
         """Whether a write may take the place of `old`, and what it is told of it."""
         _, _, _, kind, flags, _, old_timestamp, _, _ = unpack_entry(old)
         item = decode_entry(old)
@@ -276,13 +276,13 @@ class Decider(Installer):
         if not flags & FLAG_MANIFEST:
             return Written(Status.APPLIED, old_timestamp)
         try:
-            return Written(Status.APPLIED, old_timestamp, "", self._data_of(item))
+            return Written(Status.APPLIED, old_timestamp, "", self._data_of(hash_, item))
         except (CorruptData, PlaceGone, OSError) as error:
             # The write goes on; whoever would clean up behind the manifest is told that it can't be read.
-            self.view.corrupt += 1
+            self.view.note_rot(hash_, key)
             return Written(Status.APPLIED, old_timestamp, f"the replaced manifest can't be read: {error}")
 
-    def _data_of(self, item: IndexedEntry) -> bytes:
+    def _data_of(self, hash_: bytes, item: IndexedEntry) -> bytes:
         """An entry's data, from this very batch if it is not written yet."""
         batch = self.batch
         if item.kind == OBJECT and item.segment == batch.segment and item.offset >= batch.start:
@@ -291,7 +291,7 @@ class Decider(Installer):
                 if at == item.offset:
                     return raw[len(raw) - item.size :]
                 at += len(raw)
-        return self.view.object_data(item)
+        return self.view.object_data(hash_, item)
 
     def _delete_object(self, operation: DeleteObject) -> Written:
         hash_, key, timestamp, lock = operation
@@ -307,7 +307,7 @@ class Decider(Installer):
         old = self.lookup(b"\x00" + hash_)
         answer = _MISSING
         if old is not None:
-            answer = self._replace(old, key, timestamp)
+            answer = self._replace(hash_, old, key, timestamp)
             if answer.status != Status.APPLIED:
                 return answer
             if answer.timestamp == 0:
@@ -340,9 +340,9 @@ class Decider(Installer):
         if item.meta_timestamp >= timestamp:
             return Written(Status.NEWER, item.meta_timestamp)
         try:
-            data = item.blob_id if item.kind == BLOB else self._data_of(item)
+            data = item.blob_id if item.kind == BLOB else self._data_of(hash_, item)
         except (CorruptData, PlaceGone, OSError) as error:
-            self.view.corrupt += 1
+            self.view.note_rot(hash_, key)
             return Written(Status.CORRUPT, detail=str(error))
         fields = item.kind, item.flags
         place = self.append(*fields, hash_, item.timestamp, timestamp, item.size, item.blob_checksum, key, meta, data)

@@ -441,8 +441,8 @@ class Device:
             return view.read(operation)
         except PlaceGone as error:
             # Nobody removes files behind the writer's back: the index names one that is lost.
-            view.corrupt += 1
             assert type(operation) is GetObject
+            view.note_rot(operation.hash, operation.key)
             return Found(Status.CORRUPT, detail=f"a file is missing: {error}")
 
     def _coarse_digests(self, operation: GetDigests) -> FoundDigests:
@@ -458,7 +458,7 @@ class Device:
         try:
             return view.open_read(hash_, key, timestamp)
         except PlaceGone:
-            view.corrupt += 1
+            view.note_rot(hash_, key)
             return Status.CORRUPT
 
     def statistics(self) -> Statistics:

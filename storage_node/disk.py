@@ -58,6 +58,10 @@ class Disk(Protocol):
         """Write all or less; the count of bytes written."""
         ...
 
+    def append(self, path: str, data: bytes, length_max: int) -> None:
+        """Add to a file's end (made if missing) in one write; nothing, if the file has grown beyond `length_max`."""
+        ...
+
     def ftruncate(self, fd: int, length: int, /) -> None: ...
 
     def fallocate(self, fd: int, offset: int, length: int) -> None:
@@ -109,6 +113,14 @@ class RealDisk:
 
     def size(self, fd: int) -> int:
         return os.fstat(fd).st_size
+
+    def append(self, path: str, data: bytes, length_max: int) -> None:
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if os.fstat(fd).st_size <= length_max:
+                os.write(fd, data)
+        finally:
+            os.close(fd)
 
     def pread_cached(self, fd: int, buffer: bytearray, offset: int) -> int:
         try:

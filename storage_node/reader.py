@@ -122,6 +122,8 @@ class LocalReader:
         kind = type(operation)
         if kind is GetObject:
             answer = self._attempt(self._get_object, operation)
+            if answer is Status.CORRUPT:
+                self._note_lost(operation.hash, operation.key)  # type: ignore[union-attr]  # it is one
         elif kind is GetStatistics:
             answer = self._attempt(self._statistics, operation)
         elif kind is GetDigests and is_coarse(operation):  # type: ignore[arg-type]  # it is one
@@ -133,7 +135,14 @@ class LocalReader:
     def open_read(self, hash_: bytes, key: bytes, timestamp: int | None = None) -> ObjectReader | Status:
         """As Device.open_read; Status.UNREACHABLE as in read()."""
         found: ObjectReader | Status = self._attempt(self._open_read, (hash_, key, timestamp))
+        if found is Status.CORRUPT:
+            self._note_lost(hash_, key)
         return found
+
+    def _note_lost(self, hash_: bytes, key: bytes) -> None:
+        """The file that should hold an object is not there, or what is in it is wrong."""
+        if self._parts is not None:
+            self._parts.view.note_rot(hash_, key)
 
     def close(self) -> None:
         """Idempotent."""
