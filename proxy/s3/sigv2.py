@@ -13,6 +13,7 @@ import base64
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -75,7 +76,9 @@ def parse_claim(query: bytes, headers: Mapping[bytes, bytes]) -> Claim:
     try:
         moment = parsedate_to_datetime(given.decode("latin-1"))
         if moment.tzinfo is None:
-            raise ValueError("no time zone")
+            if not given.endswith(b"-0000"):  # UTC too (RFC 5322, 3.3), and what boto3 writes
+                raise ValueError("no time zone")
+            moment = moment.replace(tzinfo=UTC)
         signed_s = int(moment.timestamp())
         if signed_s < 0:
             raise ValueError("before 1970")

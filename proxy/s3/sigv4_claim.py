@@ -12,6 +12,7 @@ import calendar
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from time import gmtime, strftime
@@ -204,7 +205,9 @@ def _time_of_headers(headers: Mapping[bytes, bytes]) -> tuple[str, int]:
             return given.decode("ascii"), parse_amz_date(given)
         moment = parsedate_to_datetime(given.decode("latin-1"))
         if moment.tzinfo is None:
-            raise ValueError("no time zone")
+            if not given.endswith(b"-0000"):  # UTC too (RFC 5322, 3.3), and what boto3 writes
+                raise ValueError("no time zone")
+            moment = moment.replace(tzinfo=UTC)
         seconds = int(moment.timestamp())
         return format_amz_date(seconds), seconds
     except (ValueError, OverflowError):
