@@ -9,7 +9,8 @@ is left once it is longer than `segment_bytes`. Records say how much of the segm
 record.py), so whoever scans a segment can tell a torn end from damage.
 
 What stops a scan, and what it means (`Scan.find_end`):
-- zeros up to the end of the file, or the end itself: the log ends here.
+- zeros up to the end of the file, or the end itself: the log ends here (the writer fills the file with zeros ahead of it,
+  and cuts them off before it begins the next segment).
 - bytes that do not verify, and nothing behind them that verifies and calls them durable: a write that never finished,
   whole or in part; nobody was told that it was done. It is cut off.
 - bytes that do not verify, but a later record (of this segment, or of a later one: a segment is begun only when the one
@@ -25,16 +26,14 @@ comes later, so the writer goes on in a new segment).
 
 from __future__ import annotations
 
-import os
-import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from struct import Struct
 from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-from storage_node.disk import READ, WRITE_NEW, Disk, write_all
+from storage_node.disk import READ, Disk
 from storage_node.errors import CorruptData
 from storage_node.record import HEADER_BYTES, MAGIC, Record, decode, stated_length, verified
 
@@ -160,115 +159,6 @@ class SegmentCache:
             self._disk.close(found.fd)
         self._open.clear()
         self.latest = OpenSegment(-1, -1, 0)
-
-
-class LogWriter:
-    """The end of the log. `prepare` opens room for one batch, `append` writes it; the caller syncs `fd`."""
-
-    def __init__(
-        self,
-        disk: Disk,
-        directory: str,
-        uuid: bytes,
-        segment_bytes: int,
-        next_number: int,
-        random_bytes: Callable[[int], bytes] = os.urandom,
-    ) -> None:
-        self._disk = disk
-        self._directory = directory
-        self._uuid = uuid
-        self._segment_bytes = segment_bytes
-        self._random_bytes = random_bytes
-        self._creating = threading.Lock()
-        self._prepared: tuple[int, int, int] | None = None
-        self.next_number = next_number
-        self.number = -1
-        """Of the segment being written; -1 before the first write."""
-        self.fd = -1
-        self.seed = 0
-        self.offset = 0
-        """Where the next batch goes."""
-        self.durable = 0
-        """Bytes of this segment known to be on stable storage."""
-
-    @property
-    def position(self) -> Position:
-        """Where the next record will stand, a segment not yet begun included."""
-        return Position(self.next_number, SEGMENT_HEADER_BYTES) if self.fd < 0 else Position(self.number, self.offset)
-
-    @property
-    def wants_segment(self) -> bool:
-        """More than half of this segment is written and the next is not there yet: see prepare_ahead."""
-        return self._prepared is None and self.fd >= 0 and self.offset * 2 > self._segment_bytes
-
-    def prepare(self) -> None:
-        """See that there is a segment with room. Raises OSError (the log is then as before)."""
-        if self.fd >= 0 and self.offset < self._segment_bytes:
-            return
-        # Only a synced segment may be followed by another one; one batch is under way at a time, so this one is.
-        assert self.fd < 0 or self.durable == self.offset
-        with self._creating:
-            number, fd, seed = self._prepared or self._create_segment()
-            self._prepared = None
-            self.next_number = number + 1
-        if self.fd >= 0:
-            self._disk.close(self.fd)
-        self.number, self.fd, self.seed = number, fd, seed
-        self.offset = self.durable = SEGMENT_HEADER_BYTES
-
-    def prepare_ahead(self) -> None:
-        """Make the next segment's file before it is needed. May run in another thread; blocks. Raises OSError."""
-        with self._creating:
-            if self._prepared is None:
-                self._prepared = self._create_segment()
-
-    def _create_segment(self) -> tuple[int, int, int]:
-        """Make the next segment's file, durably: (number, fd, seed)."""
-        number = self.next_number
-        assert number <= SEGMENT_NUMBER_MAX
-        path = f"{self._directory}/{segment_name(number)}"
-        seed = int.from_bytes(self._random_bytes(8), "little")
-        fd = self._disk.open(path, WRITE_NEW)
-        try:
-            write_all(self._disk, fd, [pack_segment_header(number, self._uuid, seed)], 0)
-            self._disk.fdatasync(fd)
-            self._disk.sync_directory(self._directory)
-        except BaseException:
-            self._disk.close(fd)
-            self._disk.unlink(path)
-            raise
-        return number, fd, seed
-
-    def append(self, records: list[bytes], length: int) -> None:
-        """Write a batch of `length` bytes at `offset`.
-
-        Raises OSError; then nothing of it is in the file, unless `AppendStuck` says that not even that could be done.
-        """
-        try:
-            write_all(self._disk, self.fd, records, self.offset)
-        except OSError:
-            try:
-                self._disk.ftruncate(self.fd, self.offset)
-            except OSError as error:
-                raise AppendStuck(f"segment {self.number}: half a batch at {self.offset} can't be cut off") from error
-            raise
-        self.offset += length
-
-    def close(self) -> None:
-        """Let go of the files; a segment made ahead and never used is removed. Idempotent."""
-        if self._prepared is not None:
-            number, fd, _ = self._prepared
-            self._prepared = None
-            self._disk.close(fd)
-            self._disk.unlink(f"{self._directory}/{segment_name(number)}")
-        if self.fd >= 0:
-            self._disk.close(self.fd)
-            self.fd = -1
-            self.next_number = self.number + 1
-
-
-class AppendStuck(Exception):
-    """Half a batch stands at the log's end and can't be cut off: the device must be fenced."""
 
 
 class Scan:

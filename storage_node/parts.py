@@ -27,7 +27,8 @@ from storage_node.identity import (
     write_fence,
 )
 from storage_node.index import POSITION, POSITION_KEY, OpenEnvironment, open_index, reserve
-from storage_node.log import LogWriter, Position, SegmentCache
+from storage_node.log import Position, SegmentCache
+from storage_node.log_writer import LogWriter
 from storage_node.recovery import Recovered, Recovery
 from storage_node.view import View
 
@@ -77,6 +78,7 @@ class Parts:
                 settings.segment_bytes,
                 recovered.next_segment,
                 random_bytes,
+                settings.zero_ahead_bytes,
             )
             undo.pop_all()
         self._view_recent = self._view_index = False

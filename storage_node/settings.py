@@ -15,6 +15,8 @@ class DeviceSettings:
 
     segment_bytes: int = 64 * MIB
     """A log segment is left for the next one once it is at least this long (it may be longer by one batch)."""
+    zero_ahead_bytes: int = 16 * MIB
+    """The log's file is filled with zeros so far ahead of the writer, which halves what a sync takes. 0: not at all."""
     inline_bytes_max: int = 512 * KIB
     """Objects up to this size are log records; longer ones are files of their own."""
     fallocate_bytes: int = 8 * MIB

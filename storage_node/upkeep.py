@@ -1,6 +1,6 @@
 """Upkeep: which background work of a device is due, and what follows when it is done.
 
-One piece at a time, most urgent first: a checkpoint (recovery time and `recent` are bounded by it), the next segment's file
+One piece at a time, most urgent first: a checkpoint (recovery time and `recent` are bounded by it), room for the log
 (so that no batch waits for it), blobs to unlink, the sweep for orphans after opening, compaction of the segment with the
 least live part.
 """
@@ -88,8 +88,8 @@ class Upkeep:
             return None
         if self._checkpoint_due():
             return self._new_checkpoint()
-        if parts.log.wants_segment:
-            return PrepareSegment(parts)
+        if parts.log.wants_ahead():
+            return PrepareLog(parts)
         if not self._swept:
             self._swept = True
             return SweepOrphans(parts.disk, parts.layout.blobs, self._token, parts.fresh_view, self.removals)
@@ -202,20 +202,24 @@ class Upkeep:
         self.moves.clear()
 
 
-class PrepareSegment(SteppedWork):
-    """Makes the next segment's file ahead of its need."""
+class PrepareLog(SteppedWork):
+    """Makes room for the log ahead of its need."""
 
-    name = "prepare segment"
+    name = "prepare log"
 
     def __init__(self, parts: Parts) -> None:
         super().__init__()
         self._log = parts.log
+        self._failed = False
 
     def _run(self) -> Steps:
-        self._blocking = self._create
-        yield Progress.BLOCK
+        while not self._failed and self._log.wants_ahead(low=False):
+            self._blocking = self._prepare
+            yield Progress.BLOCK
 
-    def _create(self) -> None:
-        # Without room the batch that needs the segment finds out, and is refused.
-        with suppress(OSError):
+    def _prepare(self) -> None:
+        try:
             self._log.prepare_ahead()
+        except OSError:
+            # Without room the batch that needs the segment finds out, and is refused; what is the disk's fault it finds too.
+            self._failed = True

@@ -12,6 +12,7 @@ from storage_node.work import Progress
 
 SMALL = DeviceSettings(
     segment_bytes=4 * KIB,
+    zero_ahead_bytes=3 * KIB,
     inline_bytes_max=2 * KIB,
     fallocate_bytes=64 * KIB,
     free_bytes_min=0,

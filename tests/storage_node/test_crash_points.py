@@ -31,6 +31,7 @@ from storage_node.operations import (
     Status,
     UpdateObject,
 )
+from storage_node.work import drive
 from tests.storage_node.crash_disk import SURVIVALS, RecordingDisk, read_tree, write_survivors
 from tests.storage_node.devices import SMALL, StillClock, die, drive_all, hash_of, make_device, open_device
 from tests.storage_node.model import Model
@@ -69,6 +70,7 @@ def script() -> list[list[Any]]:
                 PutCatalog(*CATALOG, now + 5, {b"m": (b"%d" % number, now + 5)}),
             ],
         ]
+        batches.insert(-2, ["prepare"])
         if number in (2, 4):
             batches.append(["checkpoint"])
         if number in (3, 5):
@@ -83,6 +85,8 @@ def run_script(device: Device, disk: RecordingDisk) -> list[tuple[DeviceWrite, b
     for batch in script():
         if batch == ["checkpoint"]:
             assert device.checkpoint()
+        elif batch == ["prepare"]:
+            prepare_log(device)
         elif batch == ["compact"]:
             drive_all(device)
         else:
@@ -104,6 +108,12 @@ def prepare(device: Device, item: Any) -> tuple[DeviceWrite, bytes]:
     writer.finish()
     hash_, key = OBJECTS[which]
     return PutBlob(hash_, key, timestamp, b"blob", writer), data
+
+
+def prepare_log(device: Device) -> None:
+    """Fill zeros in ahead of the log's writer, and make the next segment."""
+    while (work := device.next_work()) is not None and work.name in ("prepare log", "remove blobs"):
+        drive(work)
 
 
 def observe(device: Device) -> list[Any]:

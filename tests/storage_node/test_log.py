@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,6 @@ from storage_node.errors import CorruptData
 from storage_node.log import (
     SEGMENT_HEADER_BYTES,
     Gap,
-    LogWriter,
     PlaceGone,
     Position,
     Scan,
@@ -27,6 +27,7 @@ from storage_node.log import (
     segment_number,
     unpack_segment_header,
 )
+from storage_node.log_writer import LogWriter
 from storage_node.record import OBJECT, encode
 from tests.storage_node.crash_disk import RecordingDisk
 
@@ -149,7 +150,7 @@ def test_what_is_known_to_have_been_synced_is_damage_with_nothing_behind_it(memo
 def test_a_scan_never_skips_what_was_durable_in_silence(
     memory_path: Path, batches: list[list[int]], start: int, length: int
 ) -> None:
-    """Wherever bytes are broken: what is cut off is never more than the last batch."""
+    """Wherever bytes before the last batch are broken, it is damage; in the last batch, nothing before it is touched."""
     for file in memory_path.iterdir():
         file.unlink()
     log = make_writer(memory_path, segment_bytes=1 << 20)
@@ -158,7 +159,7 @@ def test_a_scan_never_skips_what_was_durable_in_silence(
         append(log, *sizes)
         ends.append(log.offset)
     start = min(start, log.offset - 1)
-    damage(memory_path, start, min(start + length, log.offset))
+    damage(memory_path, start, min(start + length, ends[-2] if start < ends[-2] else log.offset))
     scan = scan_of(memory_path)
     list(scan.records())
     if scan.position < scan.size:
@@ -172,10 +173,9 @@ def test_a_segment_made_ahead_is_used_or_removed(memory_path: Path) -> None:
     """Whichever comes first; numbers only rise."""
     log = make_writer(memory_path)
     append(log, 2100)
-    wanted = [log.wants_segment]
+    wanted = [log.wants_ahead()]
     log.prepare_ahead()
-    log.prepare_ahead()
-    wanted.append(log.wants_segment)
+    wanted.append(log.wants_ahead())
     assert wanted == [True, False]
     append(log, 2500)
     append(log, 1)
@@ -244,4 +244,50 @@ def test_the_cache_closes_the_least_lately_used(memory_path: Path) -> None:
     with pytest.raises(PlaceGone):
         cache.get(1)
     cache.close()
+    log.close()
+
+
+def test_a_writer_finds_zeros_ahead_of_it_and_leaves_none_behind(memory_path: Path) -> None:
+    """Batches overwrite them, or reach beyond them; a segment that is left has its own length."""
+    log = LogWriter(DISK, str(memory_path), UUID, 8192, 1, zero_ahead_bytes=4096)
+    offsets = append(log, 10)
+    while log.wants_ahead(low=False):
+        log.prepare_ahead()
+    size = (memory_path / segment_name(1)).stat().st_size
+    assert size == log.offset + 4096
+    for data in (100, 2000, 3000):
+        offsets += append(log, data)
+    scan = scan_of(memory_path)
+    assert [record.offset for record in scan.records()] == offsets
+    assert scan.only_zeros_left()
+    while log.wants_ahead(low=False):
+        log.prepare_ahead()
+    append(log, 4000)
+    end = log.offset
+    append(log, 5)
+    assert log.number == 2
+    assert (memory_path / segment_name(1)).stat().st_size == end
+    assert (memory_path / segment_name(2)).stat().st_size == 4096
+    log.close()
+    assert (memory_path / segment_name(2)).stat().st_size == log.offset
+
+
+def test_zeros_never_meet_a_batch(memory_path: Path) -> None:
+    """A thread that fills in zeros as fast as it can, beside a writer that runs ahead of it."""
+    log = LogWriter(DISK, str(memory_path), UUID, 1 << 20, 1, zero_ahead_bytes=1 << 16)
+    wanted = append(log, 10)
+    stop = threading.Event()
+
+    def fill() -> None:
+        while not stop.is_set():
+            log.prepare_ahead()
+
+    thread = threading.Thread(target=fill)
+    thread.start()
+    for number in range(400):
+        wanted += append(log, number % 300, 50_000 if number % 50 == 0 else 5)
+    stop.set()
+    thread.join()
+    assert log.number == 1
+    assert [record.offset for record in scan_of(memory_path).records()] == wanted
     log.close()
