@@ -21,6 +21,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
+import trio
+
 from proxy.cluster import Cluster, Placement
 from proxy.entry import decode_text, encode_text, listed_object
 from proxy.listing import merged_page, page_request
@@ -65,6 +67,8 @@ _DEGRADED = Consistency(degraded=True)
 _KNOWN_CONTAINER_S = 5.0
 """How long a proxy takes a container that it has seen for existing. The devices check again with each row."""
 _KNOWN_CONTAINERS_MAX = 10_000
+SETTLE_S = (0.005, 0.02, 0.05, 0.1, 0.2, 0.4)
+"""Waits between looks at a container that is empty by the newest rows, but not at every replica yet."""
 
 _Answer = TypeVar("_Answer")
 
@@ -174,14 +178,31 @@ class ContainerStore:
     async def delete_container(self, account: str, container: bytes) -> None:
         """Delete an empty container. Raises NoSuchContainer, ContainerNotEmpty."""
         info = await self.head_container(account, container)
-        if info.object_count:
-            raise ContainerNotEmpty(f"the container still holds {info.object_count} objects")
+        await self._until_empty(account, container)
         self._known.pop((account, container), None)
         timestamp = await self._delete_catalog(CONTAINER, container_key(account, container), info.metadata)
         if not timestamp:
             raise ContainerNotEmpty("an object has just been stored in the container")
         if not internal(container):
             await self._put_account_row(account, container, timestamp, deleted=True, only_if_new=False)
+
+    async def _until_empty(self, account: str, container: bytes) -> None:
+        """Until every replica at hand says that the container is empty. Raises ContainerNotEmpty if it is not.
+
+        Deletions that a majority has acknowledged may be on their way to the last replica for some milliseconds; a
+        replica whose device is dead stays behind, and is not waited for longer than SETTLE_S.
+        """
+        key = container_key(account, container)
+        placement = self.cluster.place(key)
+        operation = GetCatalog(CONTAINER, placement.hash, key)
+        for delay_s in SETTLE_S:
+            answers, _ = await read(self.cluster, placement, lambda _: operation, everyone=True)
+            found = [a.catalog for _, a in answers if isinstance(a, FoundCatalog) and a.catalog is not None]
+            if not any(catalog.row_count for catalog in found):
+                return
+            if (await self.list_objects(account, container, ListQuery(limit=1))).items:
+                raise ContainerNotEmpty("the container still holds objects")
+            await trio.sleep(delay_s)
 
     async def list_objects(self, account: str, container: bytes, query: ListQuery) -> ObjectListing:
         """A page of a container's objects. Raises NoSuchContainer."""

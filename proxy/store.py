@@ -298,6 +298,9 @@ class ObjectStore(ContainerStore):
         target = ObjectName(account, container, name)
         cluster = self.cluster
         version = await find_version(cluster, target.key, data=False)
+        if version.entry is not None and version.entry.deleted:
+            # Whoever deleted it may have died before the listing heard of it: this is the retry that mends that.
+            await self.put_row(account, container, name, version.entry.timestamp, 0, 0, b"", deleted=True)
         info = await self._describe(account, container, version, raw_manifest=True)
         assert version.entry is not None
         cluster.clock.observe(version.entry.timestamp)

@@ -25,6 +25,7 @@ from proxy.model import (
     SegmentMissing,
 )
 from proxy.store import ObjectName, ObjectStore
+from storage_node.operations import DeleteObject
 from tests.support.small_cluster import SmallCluster, small_cluster
 
 ACCOUNT = "AUTH_test"
@@ -295,3 +296,31 @@ async def test_with_two_primaries_gone_handoffs_take_the_write(cluster: SmallClu
         await node.start()
     await cluster.until_connected(connected=True, nodes=gone)
     assert await get(store, b"x") == b"new" * size
+
+
+async def test_deleting_again_mends_the_listing(cluster: SmallCluster) -> None:
+    """A delete that died between tombstone and row leaves a ghost in the listing; the client's retry removes it."""
+    store = cluster.store
+    await put(store, b"ghost", b"boo")
+    placement = cluster.cluster.place(b"/AUTH_test/c/ghost")
+    stamp = cluster.cluster.clock.stamp()
+    for replica in placement.primaries:
+        await replica.client.call(DeleteObject(placement.hash, b"/AUTH_test/c/ghost", stamp))
+    assert await names(store) == [b"ghost"]
+    with pytest.raises(NoSuchObject):
+        await store.delete_object(ACCOUNT, b"c", b"ghost")
+    assert await names(store) == []
+    await store.delete_container(ACCOUNT, b"c")
+
+
+async def test_a_container_is_deleted_once_its_last_replica_has_caught_up(cluster: SmallCluster) -> None:
+    """A replica that is behind by a deletion does not make an empty container undeletable."""
+    store = cluster.store
+    await put(store, b"x", b"y")
+    late = cluster.primaries(b"/AUTH_test/c")[0]
+    await late.stop()
+    await cluster.until_connected(connected=False, nodes=[late])
+    await store.delete_object(ACCOUNT, b"c", b"x")
+    await store.delete_container(ACCOUNT, b"c")
+    with pytest.raises(NoSuchContainer):
+        await store.head_container(ACCOUNT, b"c")
