@@ -49,7 +49,8 @@ from storage_node.disk import Disk, RealDisk
 from storage_node.errors import DeviceDamaged, DeviceFenced, DeviceFull
 from storage_node.identity import Fence, create_directories
 from storage_node.index import BLOB_TAG, POSITION, POSITION_KEY, STATISTICS_KEY
-from storage_node.log import AppendStuck, PlaceGone, Position, log_position
+from storage_node.log import PlaceGone, Position, log_position
+from storage_node.log_writer import AppendStuck
 from storage_node.operations import (
     Answer,
     Found,
