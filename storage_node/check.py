@@ -24,6 +24,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
 from storage_node import rows
+from storage_node.audit import same_catalog, same_entry, same_row
 from storage_node.blob import BLOB_ID_BYTES, READ_BYTES_MAX, BlobReader, blob_path
 from storage_node.catalog import unpack_items
 from storage_node.clearing import blob_ids_in
@@ -44,7 +45,7 @@ from storage_node.index import (
 )
 from storage_node.log import PlaceGone, Scan, list_segments, log_position, open_segment
 from storage_node.operations import Space
-from storage_node.record import CATALOG, FORGET, ROW, SPACE_SHIFT, TOMBSTONE, Record, decode
+from storage_node.record import CATALOG, FORGET, ROW, TOMBSTONE, Record, decode
 from storage_node.recovery import record_key
 from storage_node.state import SPACES, Counters
 
@@ -202,7 +203,7 @@ class Checker:
             except (CorruptData, PlaceGone, OSError) as error:
                 yield f"object {item.key!r}: {error}"
                 continue
-            if not _same_entry(item, hash_, record):
+            if not same_entry(item, hash_, record):
                 yield f"object {item.key!r}: its record says something else"
             if item.blob_id:
                 yield from self._check_blob(view, hash_, item)
@@ -261,8 +262,7 @@ class Checker:
         except (CorruptData, PlaceGone, OSError) as error:
             yield f"catalog {found.key!r}: {error}"
             return
-        says = (record.kind, record.hash, record.key, record.timestamp, record.timestamp_2, record.size, record.meta)
-        if says != (CATALOG, hash_, found.key, found.created, found.deleted, found.touched, found.meta):
+        if record.hash != hash_ or not same_catalog(found, record):
             yield f"catalog {found.key!r}: its record says something else"
 
     def _check_rows(self, view: View, space: int, hash_: bytes, found: IndexedCatalog) -> Iterator[str]:
@@ -284,13 +284,7 @@ class Checker:
             except (CorruptData, PlaceGone, OSError) as error:
                 yield f"row {name!r} of catalog {found.key!r}: {error}"
                 continue
-            says = (record.kind, record.flags, record.hash, record.key, record.timestamp, record.timestamp_2)
-            flags = row.deleted | space << SPACE_SHIFT
-            if says != (ROW, flags, hash_, name, row.timestamp, row.sub_timestamp) or (
-                record.extra,
-                record.size,
-                record.meta,
-            ) != (row.object_count, row.size_bytes, row.payload):
+            if not same_row(row, space, hash_, name, record):
                 yield f"row {name!r} of catalog {found.key!r}: its record says something else"
         self._counters.rows += count
         counted = (count, objects, size, digest)
@@ -346,15 +340,6 @@ class Checker:
         for number in sorted(kept.keys() | self._live.keys()):
             if kept.get(number, 0) != self._live.get(number, 0):
                 yield f"segment {number}: {kept.get(number, 0)} bytes counted as live, {self._live.get(number, 0)} are"
-
-
-def _same_entry(item: IndexedEntry, hash_: bytes, record: Record) -> bool:
-    return (
-        (record.kind, record.flags, record.hash, record.timestamp, record.timestamp_2)
-        == (item.kind, item.flags, hash_, item.timestamp, item.meta_timestamp)
-        and (record.size, record.key, record.meta) == (item.size, item.key, item.meta)
-        and (not item.blob_id or (record.data, record.extra) == (item.blob_id, item.blob_checksum))
-    )
 
 
 def _raw(view: View, start: bytes, last_tag: int) -> Iterator[tuple[bytes, bytes]]:

@@ -67,6 +67,7 @@ from storage_node.operations import (
     PutCatalog,
     PutObject,
     PutRow,
+    RewriteRecord,
     Status,
     UnlockObject,
     UpdateObject,
@@ -230,6 +231,7 @@ class DeviceClient:
         | ForgetObject
         | ForgetRow
         | ForgetCatalog
+        | RewriteRecord
         | Ping,
         timeout_s: float = TIMEOUT_S,
     ) -> Written: ...

@@ -53,6 +53,7 @@ from storage_node.operations import (
     PutCatalog,
     PutObject,
     PutRow,
+    RewriteRecord,
     Status,
     UnlockObject,
     UpdateObject,
@@ -91,6 +92,7 @@ _ANSWERS: dict[type, type] = {
     ForgetObject: Written,
     ForgetRow: Written,
     ForgetCatalog: Written,
+    RewriteRecord: Written,
 }
 """In the order of the opcodes: new ones go to the end."""
 

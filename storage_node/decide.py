@@ -41,6 +41,7 @@ from storage_node.operations import (
     PutCatalog,
     PutObject,
     PutRow,
+    RewriteRecord,
     Space,
     Status,
     UnlockObject,
@@ -102,6 +103,7 @@ class Decider(Installer):
             ForgetObject: replica.forget_object,
             ForgetRow: replica.forget_row,
             ForgetCatalog: replica.forget_catalog,
+            RewriteRecord: replica.rewrite_record,
         }
 
     def append(

@@ -54,6 +54,7 @@ from storage_node.operations import (
     PutCatalog,
     PutObject,
     PutRow,
+    RewriteRecord,
     Row,
     Space,
     Statistics,
@@ -226,6 +227,7 @@ _FIELDS: dict[type, dict[str, str]] = {
         "touched_timestamp": _TIMESTAMP,
         "meta": _ITEMS,
     },
+    RewriteRecord: {"space": _SPACE, "hash": _HASH, "name": _NAME},
     GetObject: {"hash": _HASH, "key": _KEY, "data": _BOOL},
     GetCatalog: {"space": _CATALOG_SPACE, "hash": _HASH, "key": _KEY},
     ListRows: {

@@ -241,6 +241,17 @@ class ForgetCatalog(NamedTuple):
     meta: dict[bytes, tuple[bytes, int]]
 
 
+class RewriteRecord(NamedTuple):
+    """Write the log record of a tombstone, a catalog or (with a name) a row anew, from the index. -> Written
+
+    For records that turned out rotten: nothing of the state changes. REFUSED for an object, whose data only a replica has.
+    """
+
+    space: int
+    hash: bytes
+    name: bytes = b""
+
+
 WriteOperation: TypeAlias = (
     PutObject
     | DeleteObject
@@ -254,6 +265,7 @@ WriteOperation: TypeAlias = (
     | ForgetObject
     | ForgetRow
     | ForgetCatalog
+    | RewriteRecord
 )
 
 

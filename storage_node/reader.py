@@ -32,6 +32,7 @@ from typing import Any, NamedTuple, TypeVar
 import lmdb
 import msgpack
 
+from storage_node.audit import Audited, AuditEntries, AuditRows, audit_entries, audit_rows
 from storage_node.blob import ObjectReader
 from storage_node.disk import Disk, RealDisk
 from storage_node.errors import DeviceError
@@ -139,6 +140,11 @@ class LocalReader:
             self._note_lost(hash_, key)
         return found
 
+    def audit(self, operation: AuditEntries | AuditRows) -> Audited | Status:
+        """A page of an audit of this device; UNREACHABLE as in read()."""
+        found: Audited | Status = self._attempt(self._audit, operation)
+        return found
+
     def _note_lost(self, hash_: bytes, key: bytes) -> None:
         """The file that should hold an object is not there, or what is in it is wrong."""
         if self._parts is not None:
@@ -190,6 +196,17 @@ class LocalReader:
             recent.abort()
             index.abort()
 
+    @staticmethod
+    def _audit(parts: _Parts, operation: AuditEntries | AuditRows) -> Audited | Status:
+        view = parts.view
+        recent = view.recent = parts.recent_env.env.begin()
+        index = view.index = parts.index_env.env.begin()
+        try:
+            return audit_rows(view, operation) if isinstance(operation, AuditRows) else audit_entries(view, operation)
+        finally:
+            recent.abort()
+            index.abort()
+
     def _statistics(self, parts: _Parts, _: ReadOperation) -> Answer | Status:
         with parts.recent_env.env.begin() as txn:
             packed = txn.get(STATISTICS_KEY)
@@ -204,7 +221,7 @@ class LocalReader:
 
     # ------------------------------------------------------------------------------------------------ opening, again
 
-    def _attempt(self, function: Callable[[_Parts, T], Answer | ObjectReader | Status], argument: T) -> Any:
+    def _attempt(self, function: Callable[[_Parts, T], Answer | ObjectReader | Audited | Status], argument: T) -> Any:
         """Do it, and again where the device moved under it."""
         if self._now_ms() >= self._check_at_ms:
             self._check_at_ms = self._now_ms() + CHECK_MS

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from storage_node.catalog import merge_items, pack_items, unpack_items
 from storage_node.errors import CorruptData
-from storage_node.index import ROW_TAGS, SPACE_TAGS, decode_entry, unpack_row
+from storage_node.index import ROW_TAGS, SPACE_TAGS, decode_entry, decode_row, unpack_row
 from storage_node.join import Life, join_lives
 from storage_node.log import log_position
 from storage_node.operations import (
@@ -28,11 +28,12 @@ from storage_node.operations import (
     ForgetObject,
     ForgetRow,
     JoinCatalog,
+    RewriteRecord,
     Space,
     Status,
     Written,
 )
-from storage_node.record import CATALOG, FLAG_ROW, FORGET, SPACE_SHIFT
+from storage_node.record import CATALOG, FLAG_ROW, FORGET, ROW, SPACE_SHIFT, TOMBSTONE
 from storage_node.rows import PIECE_BYTES, row_base, row_key
 from storage_node.view import COLLISION
 
@@ -142,6 +143,59 @@ class ReplicaOperations:
             return Written(Status.NOT_EMPTY, found.created)
         decider.remove_catalog(loaded)
         self._remember(loaded.index_key, space << SPACE_SHIFT, hash_, created, deleted, touched, key)
+        return _APPLIED
+
+    def rewrite_record(self, operation: RewriteRecord) -> Written:
+        """See RewriteRecord."""
+        space, hash_, name = operation
+        decider = self._decider
+        if decider.batch.room < _ROOM_FOR_DELETES:
+            return _FULL
+        if name:
+            return self._rewrite_row(space, hash_, name)
+        if space != Space.OBJECT:
+            return self._rewrite_catalog(space, hash_)
+        index_key = SPACE_TAGS[Space.OBJECT] + hash_
+        old = decider.lookup(index_key)
+        if old is None:
+            return _MISSING
+        item = decode_entry(old)
+        if not item.deleted:
+            return Written(Status.REFUSED, detail="an object's data is not in the index")
+        times = item.timestamp, item.meta_timestamp
+        place = decider.append(TOMBSTONE, item.flags, hash_, *times, item.size, 0, item.key, item.meta, b"")
+        decider.install_copy(index_key, old, place)
+        return _APPLIED
+
+    def _rewrite_row(self, space: int, hash_: bytes, name: bytes) -> Written:
+        decider = self._decider
+        if space not in (Space.CONTAINER, Space.ACCOUNT):
+            return Written(Status.REFUSED, detail=f"space {space} has no rows")
+        index_key = row_key(row_base(space, hash_), name)
+        old = decider.lookup(index_key)
+        if old is None:
+            return _MISSING
+        row = decode_row(old)
+        flags = row.deleted | space << SPACE_SHIFT
+        times = row.timestamp, row.sub_timestamp
+        place = decider.append(ROW, flags, hash_, *times, row.size_bytes, row.object_count, name, row.payload, b"")
+        decider.install_copy(index_key, old, place)
+        if len(name) > PIECE_BYTES:
+            decider.write_pointers(space, hash_, name)
+        return _APPLIED
+
+    def _rewrite_catalog(self, space: int, hash_: bytes) -> Written:
+        decider = self._decider
+        loaded = decider.load_catalog(space, hash_)
+        if loaded is None:
+            return _MISSING
+        found = loaded.catalog
+        if not found.key:
+            return Written(Status.REFUSED, detail="the catalog's name is lost: a replica has to bring it")
+        life = found.created, found.deleted, found.touched
+        flags = space << SPACE_SHIFT
+        place = decider.append(CATALOG, flags, hash_, *life, 0, found.key, found.meta, b"")
+        decider.install_catalog(loaded, place, *life, found.meta)
         return _APPLIED
 
     def _remember(

@@ -148,7 +148,7 @@ class View:
         try:
             if kind == OBJECT:
                 return Found(_FOUND, entry, self.record(segment, offset, length)[length - size :])
-            reader = self._open_blob(hash_, decode_entry(value))
+            reader = self.open_blob(hash_, decode_entry(value))
             try:
                 return Found(_FOUND, entry, bytes(reader.read(0, size)))
             finally:
@@ -180,7 +180,8 @@ class View:
             raise CorruptData(f"segment {segment}: the record at {offset} has a wrong checksum")
         return raw
 
-    def _open_blob(self, hash_: bytes, item: IndexedEntry) -> BlobReader:
+    def open_blob(self, hash_: bytes, item: IndexedEntry) -> BlobReader:
+        """Open a large object. Raises PlaceGone, CorruptData, OSError."""
         path, on_rot = blob_path(self._blobs, item.blob_id), partial(self.note_rot, hash_, item.key)
         return BlobReader(self._disk, path, item.blob_id, item.blob_checksum, item.entry(), on_rot)
 
@@ -188,7 +189,7 @@ class View:
         """The whole data of an entry. Raises PlaceGone, CorruptData, OSError."""
         if item.kind == OBJECT:
             return self.record(item.segment, item.offset, item.length)[item.length - item.size :]
-        reader = self._open_blob(hash_, item)
+        reader = self.open_blob(hash_, item)
         try:
             steps = range(0, item.size, 1 << 20)
             return b"".join(reader.read(at, min(at + (1 << 20), item.size)) for at in steps)
@@ -208,7 +209,7 @@ class View:
             return Status.MISSING
         try:
             if item.kind == BLOB:
-                return self._open_blob(hash_, item)
+                return self.open_blob(hash_, item)
             return InlineReader(item.entry(), self.object_data(hash_, item))
         except (CorruptData, OSError):
             self.note_rot(hash_, key)

@@ -34,6 +34,7 @@ from storage_node.operations import (
     PutCatalog,
     PutObject,
     PutRow,
+    RewriteRecord,
     Row,
     Statistics,
     Status,
@@ -86,6 +87,7 @@ operations: st.SearchStrategy[Any] = st.one_of(
     st.builds(ForgetObject, hashes, keys, timestamps, timestamps),
     st.builds(ForgetRow, spaces, hashes, names, timestamps, timestamps),
     st.builds(ForgetCatalog, spaces, hashes, keys, timestamps, timestamps, timestamps, items),
+    st.builds(RewriteRecord, st.sampled_from([0, 1, 2]), hashes, bounds),
     st.builds(GetObject, hashes, keys, st.booleans()),
     st.builds(GetCatalog, spaces, hashes, keys),
     st.builds(

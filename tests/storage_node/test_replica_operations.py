@@ -26,6 +26,7 @@ from storage_node.operations import (
     PutCatalog,
     PutObject,
     PutRow,
+    RewriteRecord,
     Status,
     Written,
 )
@@ -186,6 +187,8 @@ class ReplicaModel(Model):
                 return self._forget_catalog(operation)
             case PutRow(replica=True) if operation.deleted:
                 return self._put_replica_row(operation)
+            case RewriteRecord():
+                return self._rewrite(operation)
         answer = super().apply(operation, data)
         if isinstance(operation, PutObject) and answer.status == Status.APPLIED:
             there = self.objects[operation.hash]
@@ -225,6 +228,17 @@ class ReplicaModel(Model):
             found.created = created
         assert isinstance(answer, Written)
         return answer
+
+    def _rewrite(self, operation: RewriteRecord) -> Written:
+        """Nothing changes."""
+        if operation.space == 0:
+            there = self.objects.get(operation.hash)
+            if there is not None and not there.deleted:
+                return Written(Status.REFUSED, detail="an object's data is not in the index")
+            return Written(Status.MISSING if there is None else Status.APPLIED)
+        found = self.catalogs.get((operation.space, operation.hash))
+        present = found is not None and (not operation.name or operation.name in found.rows)
+        return Written(Status.APPLIED if present else Status.MISSING)
 
     def _forget_object(self, operation: ForgetObject) -> Written:
         there = self.objects.get(operation.hash)
@@ -287,7 +301,14 @@ class ReplicaChooser(Chooser):
     def replica(self) -> list[DeviceWrite]:
         """One or more operations of a replicator's."""
         random = self.random
-        return random.choice([self._join, self._copy, self._bury, self._forget_object, self._forget_catalog])()
+        makers = [self._join, self._copy, self._bury, self._forget_object, self._forget_catalog, self._rewrite]
+        return random.choice(makers)()
+
+    def _rewrite(self) -> list[DeviceWrite]:
+        space, hash_, _ = self.random.choice(CATALOGS)
+        if self.random.random() < 0.3:
+            return [RewriteRecord(0, self.random.choice(OBJECTS)[0])]
+        return [RewriteRecord(space, hash_), RewriteRecord(space, hash_, self.random.choice(NAMES))]
 
     def _join(self) -> list[DeviceWrite]:
         times = [random_below(self.random, self.now) for _ in range(3)]
