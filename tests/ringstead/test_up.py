@@ -91,8 +91,9 @@ def test_no_secret_is_in_logs_or_command_lines(cluster: TestCluster) -> None:
     assert not any(secret in text for secret in hidden for text in texts)
 
 
-def test_all_processes_together_stay_small(cluster: TestCluster) -> None:
+def test_all_processes_together_stay_small(make_cluster: ClusterFactory) -> None:
     """The default cluster takes less than half a gigabyte of its own; pages of mapped files are the kernel's cache."""
+    cluster = make_cluster()
     assert cluster.supervisor is not None
     pids = [cluster.supervisor.pid, *(process.pid for process in cluster.processes())]
     total_kib = 0
