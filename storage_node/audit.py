@@ -32,10 +32,14 @@ from storage_node.index import (
 )
 from storage_node.log import PlaceGone
 from storage_node.operations import Catalog, Entry, ListedEntry, Space
-from storage_node.record import CATALOG, ROW, SPACE_SHIFT, Record, decode
+from storage_node.record import BLOB, CATALOG, ROW, SPACE_SHIFT, Record, decode
 
 if TYPE_CHECKING:
     from storage_node.view import View
+
+
+KIND_OFFSET = PLACE.size
+"""Where an object's value says what kind of record it was made of."""
 
 
 class AuditEntries(NamedTuple):
@@ -78,6 +82,8 @@ class Audited(NamedTuple):
     findings: tuple[Finding, ...]
     entries: tuple[ListedEntry, ...]
     """What was looked at, if objects or catalogs were."""
+    files: tuple[ListedEntry, ...]
+    """Those of them whose bytes lie in files, and were not read."""
     next_start: bytes | None
     """Where to go on; None at the end."""
 
@@ -87,16 +93,19 @@ def audit_entries(view: View, operation: AuditEntries) -> Audited:
     space, start, limit, bytes_max = operation
     findings: list[Finding] = []
     entries: list[ListedEntry] = []
+    files: list[ListedEntry] = []
     read_bytes = 0
     for hash_, value in view.entries(space, start, None):
         if len(entries) >= limit or read_bytes >= bytes_max:
-            return Audited(len(entries), read_bytes, tuple(findings), tuple(entries), hash_)
+            return Audited(len(entries), read_bytes, tuple(findings), tuple(entries), tuple(files), hash_)
         key, entry, what = _audit_object(view, hash_, value) if space == Space.OBJECT else _audit_catalog(view, value)
         read_bytes += PLACE.unpack_from(value)[2]
         entries.append(ListedEntry(hash_, key, entry))
         if what:
             findings.append(Finding(space, hash_, key, b"", what))
-    return Audited(len(entries), read_bytes, tuple(findings), tuple(entries), None)
+        elif space == Space.OBJECT and value[KIND_OFFSET] == BLOB:
+            files.append(entries[-1])
+    return Audited(len(entries), read_bytes, tuple(findings), tuple(entries), tuple(files), None)
 
 
 def audit_rows(view: View, operation: AuditRows) -> Audited:
@@ -104,7 +113,7 @@ def audit_rows(view: View, operation: AuditRows) -> Audited:
     space, hash_, start, limit = operation
     value = view.value(bytes((space,)) + hash_)
     if value is None:
-        return Audited(0, 0, (), (), None)
+        return Audited(0, 0, (), (), (), None)
     key = decode_catalog(value).key
     findings: list[Finding] = []
     count = read_bytes = 0
@@ -113,13 +122,13 @@ def audit_rows(view: View, operation: AuditRows) -> Audited:
         rows.forward(view.recent, base, start), rows.forward(view.index, base, start), False
     ):
         if count >= limit:
-            return Audited(count, read_bytes, tuple(findings), (), name)
+            return Audited(count, read_bytes, tuple(findings), (), (), name)
         count += 1
         read_bytes += PLACE.unpack_from(row_value)[2]
         what = _audit_row(view, space, hash_, name, row_value)
         if what:
             findings.append(Finding(space, hash_, key, name, what))
-    return Audited(count, read_bytes, tuple(findings), (), None)
+    return Audited(count, read_bytes, tuple(findings), (), (), None)
 
 
 def _audit_object(view: View, hash_: bytes, value: bytes) -> tuple[bytes, Entry, str]:

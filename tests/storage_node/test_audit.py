@@ -48,6 +48,7 @@ def audit(reader: LocalReader, *, limit: int = 3) -> tuple[int, list[Finding]]:
             assert isinstance(page, Audited)
             count += page.value_count
             findings += page.findings
+            assert all(entry.key == b"/a/c/blob" for entry in page.files)
             start = page.next_start
             for entry in page.entries if space else ():
                 name: bytes | None = b""
@@ -145,7 +146,7 @@ def test_pages_keep_to_their_limits(tmp_path: Path):
     assert isinstance(page, Audited)
     assert page.value_count == 1
     assert page.next_start is not None
-    assert reader.audit(AuditRows(1, hash_of(77), b"", 5)) == Audited(0, 0, (), (), None)
+    assert reader.audit(AuditRows(1, hash_of(77), b"", 5)) == Audited(0, 0, (), (), (), None)
     reader.close()
     device.close()
     assert LocalReader(tmp_path / "nowhere").audit(AuditEntries(0, b"", 1, 1)) == Status.UNREACHABLE
