@@ -1,0 +1,43 @@
+"""The database that the scheduler keeps its state in, opened so that a transaction means the same in SQLite and PostgreSQL.
+
+SQLite as Python opens it begins a transaction late and as a reader; two writers that both read first then fail each
+other whatever they do. Here every transaction takes the write lock when it begins and waits for it for a while, so
+SQLite runs them one after the other. The journal is a write-ahead log, synced at every commit: what was acknowledged
+survives a power cut.
+
+On PostgreSQL transactions are READ COMMITTED and run side by side: code must lock or compare what it decides by.
+"""
+
+from __future__ import annotations
+
+from sqlite3 import Connection as SqliteConnection
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+
+LOCK_TIMEOUT_S = 30.0
+"""How long a transaction waits for SQLite's write lock before it gives up."""
+
+
+def open_engine(url: str) -> Engine:
+    """An engine for `sqlite:///PATH` or `postgresql+psycopg://…`. Threads may share it; it connects at first use."""
+    if make_url(url).get_backend_name() == "sqlite":
+        return _open_sqlite(url)
+    return create_engine(url, pool_pre_ping=True)
+
+
+def _open_sqlite(url: str) -> Engine:
+    # `isolation_level` None: the driver begins nothing by itself.
+    engine = create_engine(url, connect_args={"isolation_level": None, "timeout": LOCK_TIMEOUT_S})
+
+    @event.listens_for(engine, "connect")
+    def set_pragmas(connection: SqliteConnection, _: Any) -> None:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
