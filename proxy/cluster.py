@@ -30,7 +30,7 @@ import trio
 from ring.ring import Ring
 from ring.topology import Device
 from storage_node.client import DeviceClient
-from storage_node.hub import Hub
+from storage_node.hub import EpollHub, Hub
 from storage_node.operations import (
     Answer,
     GetCatalog,
@@ -99,7 +99,8 @@ class Cluster:
     """Every device of a ring, connected.
 
     `local_devices` maps ids of devices whose directories are on this machine to those directories. `address_of` says how
-    to reach a device ("unix:PATH" or "IP:PORT"). `clock` stamps this process's writes.
+    to reach a device ("unix:PATH" or "IP:PORT"). `clock` stamps this process's writes. `hub` serves the connections,
+    `open_reader` reads a directory.
     """
 
     def __init__(
@@ -110,6 +111,8 @@ class Cluster:
         address_of: Callable[[Device], str],
         local_devices: Mapping[int, Path] | None = None,
         monotonic: Callable[[], float] = trio.current_time,
+        hub: Hub | None = None,
+        open_reader: Callable[[Path], LocalReader] = LocalReader,
         **client_options: Any,
     ) -> None:
         self.ring = ring
@@ -120,13 +123,13 @@ class Cluster:
         self._cautious_until_s = 0.0
         self._new_until_s: float | None = None
         self.replicas: dict[int, Replica] = {}
-        self._hub = Hub()
+        self._hub = hub or EpollHub()
         local = local_devices or {}
         for device in ring.devices:
             if device is None or device.kind != "disk":
                 continue
             client = DeviceClient(address_of(device), device.name, cluster_key, hub=self._hub, **client_options)
-            reader = LocalReader(local[device.id]) if device.id in local else None
+            reader = open_reader(local[device.id]) if device.id in local else None
             self.replicas[device.id] = Replica(device, client, reader)
         self.all_local = all(replica.reader is not None for replica in self.replicas.values())
         """Every device is on this machine."""

@@ -12,7 +12,7 @@ import trio
 from ring.ring import Ring
 from ring.topology import Device
 from storage_node.client import DeviceClient
-from storage_node.hub import Hub
+from storage_node.hub import EpollHub, Hub
 from storage_node.operations import Answer, GetCatalog, GetObject, ListEntries, ListRows, Operation, Status
 from storage_node.reader import LocalReader
 
@@ -25,12 +25,18 @@ class Peer:
 
     __slots__ = ("client", "device", "path", "reader", "scope")
 
-    def __init__(self, device: Device, client: DeviceClient, path: Path | None) -> None:
+    def __init__(
+        self,
+        device: Device,
+        client: DeviceClient,
+        path: Path | None,
+        open_reader: Callable[[Path], LocalReader] = LocalReader,
+    ) -> None:
         self.device = device
         self.client = client
         self.path = path
         """The device's directory, if it is on this machine."""
-        self.reader = LocalReader(path) if path is not None else None
+        self.reader = open_reader(path) if path is not None else None
         self.scope = trio.CancelScope()
 
     async def call(self, operation: Operation, timeout_s: float = CALL_TIMEOUT_S) -> Answer:
@@ -61,6 +67,7 @@ class Peers:
     """All devices of the rings in force, connected while `run` runs.
 
     `address_of` says how to reach a device, `local_devices` maps ids of devices to their directories on this machine.
+    `hub` serves the connections, `open_reader` reads a directory.
     """
 
     def __init__(
@@ -70,10 +77,13 @@ class Peers:
         *,
         address_of: Callable[[Device], str],
         local_devices: Mapping[int, Path],
+        hub: Hub | None = None,
+        open_reader: Callable[[Path], LocalReader] = LocalReader,
         **client_options: Any,
     ) -> None:
+        self._open_reader = open_reader
         self._address_of = address_of
-        self._hub = Hub()
+        self._hub = hub or EpollHub()
         self._cluster_key = cluster_key
         self._client_options = client_options
         self._nursery: trio.Nursery | None = None
@@ -124,7 +134,7 @@ class Peers:
             client = DeviceClient(
                 self._address_of(device), device.name, self._cluster_key, hub=self._hub, **self._client_options
             )
-            peer = self.by_id[number] = Peer(device, client, local_devices.get(number))
+            peer = self.by_id[number] = Peer(device, client, local_devices.get(number), self._open_reader)
             if self._nursery is not None:
                 self._nursery.start_soon(self._keep, peer)
         self.rings = tuple(rings)

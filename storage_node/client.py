@@ -40,7 +40,7 @@ from storage_node.dial import Opened, Peer, dial
 from storage_node.fields import OpenRead, Ping, PutBlobHeader
 from storage_node.frames import ANSWER_FRAME_BYTES_MAX, ProtocolError
 from storage_node.handshake import Agreed, HandshakeError, Purpose, check_key
-from storage_node.hub import TICK_S, Hub
+from storage_node.hub import TICK_S, EpollHub, Hub
 from storage_node.operations import (
     Answer,
     DeleteCatalog,
@@ -125,7 +125,7 @@ class DeviceClient:
         )
         self._settings = settings or ClientSettings()
         self._own_hub = hub is None
-        self._hub = hub or Hub()
+        self._hub = hub or EpollHub()
         self._random = random
         self._connection: Connection | None = None
         self._usable: Connection | None = None

@@ -133,12 +133,18 @@ class Device:
         self._store_statistics()
 
     @staticmethod
-    def create(path: Path | str, name: str, *, disk: Disk | None = None) -> bytes:
+    def create(
+        path: Path | str,
+        name: str,
+        *,
+        disk: Disk | None = None,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> bytes:
         """Make an empty device in `path` (created if missing; must be empty) and give its uuid (16 bytes).
 
         Raises NotADevice, OSError.
         """
-        return create_directories(disk or RealDisk(), str(path), name)
+        return create_directories(disk or RealDisk(), str(path), name, random_bytes)
 
     @classmethod
     def open(

@@ -39,8 +39,15 @@ async def dial(peer: Peer, purpose: Purpose) -> Opened:
     something else that listens there. Cancel it to limit its time.
     """
     sock = await connect(peer.address)
+    if peer.ssl_context is None or sock.family == socket.AF_UNIX:
+        return await prove(SocketTransport(sock), peer, purpose)
+    return await prove(TlsTransport(sock, peer.ssl_context, parse_address(peer.address).host), peer, purpose)
+
+
+async def prove(transport: Transport, peer: Peer, purpose: Purpose) -> Opened:
+    """Prove oneself to a server, and have it prove itself. Raises as `dial`; the transport is closed then."""
     try:
-        transport = await _wrap_client(sock, peer)
+        await transport.handshake()
         handshake = ClientHandshake(
             peer.cluster_key,
             peer.device_name,
@@ -59,30 +66,18 @@ async def dial(peer: Peer, purpose: Purpose) -> Opened:
                 await send_all(transport, answer)
         return Opened(transport, handshake.agreed)
     except BaseException:
-        sock.close()
+        transport.close()
         raise
 
 
-async def _wrap_client(sock: socket.socket, peer: Peer) -> Transport:
-    if peer.ssl_context is None or sock.family == socket.AF_UNIX:
-        return SocketTransport(sock)
-    tls = TlsTransport(sock, peer.ssl_context, parse_address(peer.address).host)
-    await tls.handshake()
-    return tls
-
-
-async def welcome(sock: socket.socket, handshake: ServerHandshake, ssl_context: ssl.SSLContext | None) -> Opened:
+async def welcome(transport: Transport, handshake: ServerHandshake) -> Opened:
     """Let a client prove itself.
 
-    Raises the handshake's `error` after the client was told, OSError, ProtocolError. Cancel it to limit its time.
+    Raises the handshake's `error` after the client was told, OSError, ProtocolError; the transport is closed then. Cancel
+    it to limit its time.
     """
     try:
-        transport: Transport
-        if ssl_context is not None and sock.family != socket.AF_UNIX:
-            transport = tls = TlsTransport(sock, ssl_context, None)
-            await tls.handshake()
-        else:
-            transport = SocketTransport(sock)
+        await transport.handshake()
         while handshake.agreed is None:
             data = await receive(transport, HANDSHAKE_BYTES_MAX)
             if not data:
@@ -94,5 +89,5 @@ async def welcome(sock: socket.socket, handshake: ServerHandshake, ssl_context: 
                 raise handshake.error
         return Opened(transport, handshake.agreed)
     except BaseException:
-        sock.close()
+        transport.close()
         raise

@@ -15,6 +15,9 @@ each socket takes 6.6 us. With a single socket the two cost the same.
 Rejected: a reader and a writer task for each connection (above); a flusher task (one more turn of the loop for each batch,
 and an epoll call for that turn); threads.
 
+`Hub` says what connections need of it, so that a simulation can serve those of a whole cluster without a kernel; `EpollHub`
+is the one described here.
+
 Handlers never block and raise nothing but bugs: those end `run()`, since a process that has lost track of its requests must
 not go on. `ticks` count about every TICK_S for time-outs of many requests at once: cheaper than a deadline for each.
 """
@@ -44,8 +47,49 @@ class Handler(Protocol):
         ...
 
 
-class Hub(trio.abc.Instrument):
-    """Serves sockets for as long as `run()` runs. All methods belong to the thread of that trio run."""
+class Hub(Protocol):
+    """Serves connections for as long as `run()` runs. All methods belong to the thread of that trio run."""
+
+    @property
+    def ticks(self) -> int:
+        """Counts up while the hub runs, about every TICK_S."""
+        ...
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds. After run() has ended; idempotent."""
+        ...
+
+    def register(self, fd: int, handler: Handler, events: int = READABLE) -> None:
+        """Serve a connection (by its transport's fileno()) from now on."""
+        ...
+
+    def change(self, fd: int, events: int) -> None:
+        """Wait for other events on a registered connection."""
+        ...
+
+    def unregister(self, fd: int) -> None:
+        """Serve a connection no more; before it is closed."""
+        ...
+
+    def call_later(self, function: Callable[[], None]) -> None:
+        """Call it at the end of this turn of the event loop. It may send, but neither wake a task nor raise."""
+        ...
+
+    def add_tick(self, function: Callable[[], None]) -> None:
+        """Call it about every TICK_S."""
+        ...
+
+    def remove_tick(self, function: Callable[[], None]) -> None:
+        """No more. Idempotent."""
+        ...
+
+
+class EpollHub(trio.abc.Instrument):
+    """The kernel's sockets, by epoll. See Hub."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -55,10 +99,10 @@ class Hub(trio.abc.Instrument):
         self._failure: Exception | None = None
         self.running = False
         self.ticks = 0
-        """Counts up while the hub runs, about every TICK_S."""
+        """See Hub."""
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled."""
+        """See Hub."""
         if self.running:
             raise RuntimeError("the hub runs already")
         self.running = True
@@ -74,33 +118,33 @@ class Hub(trio.abc.Instrument):
             self.running = False
 
     def close(self) -> None:
-        """Let go of the epoll. After run() has ended; idempotent."""
+        """See Hub."""
         self._epoll.close()
 
     def register(self, fd: int, handler: Handler, events: int = READABLE) -> None:
-        """Serve a socket from now on."""
+        """See Hub."""
         self._epoll.register(fd, events)
         self._handlers[fd] = handler
 
     def change(self, fd: int, events: int) -> None:
-        """Wait for other events on a registered socket."""
+        """See Hub."""
         self._epoll.modify(fd, events)
 
     def unregister(self, fd: int) -> None:
-        """Serve a socket no more; before it is closed."""
+        """See Hub."""
         del self._handlers[fd]
         self._epoll.unregister(fd)
 
     def call_later(self, function: Callable[[], None]) -> None:
-        """Call it at the end of this turn of the event loop. It may send, but neither wake a task nor raise."""
+        """See Hub."""
         self._later.append(function)
 
     def add_tick(self, function: Callable[[], None]) -> None:
-        """Call it about every TICK_S."""
+        """See Hub."""
         self._on_tick[function] = None
 
     def remove_tick(self, function: Callable[[], None]) -> None:
-        """No more. Idempotent."""
+        """See Hub."""
         self._on_tick.pop(function, None)
 
     def before_io_wait(self, timeout: float) -> None:

@@ -44,8 +44,9 @@ from storage_node.handshake import (
     check_key,
 )
 from storage_node.housekeeping import keep_house
-from storage_node.hub import Hub
-from storage_node.sockets import tune
+from storage_node.hub import EpollHub, Hub
+from storage_node.listener import Listener, SocketListener
+from storage_node.transport import Transport
 from storage_node.wire_settings import ServerSettings
 
 _ACCEPT_PAUSE_S = 0.1
@@ -84,7 +85,7 @@ class StorageServer:
 
     `devices` are open, by name, and used by nothing else in this process but this server's thread. `ssl_context`, if
     given, is required of TCP clients. `ring_epoch` tells the epoch of the newest ring at hand, `on_peer_epoch` hears
-    those of the peers. `housekeeping` False leaves checkpoints and compaction to the caller (the simulator).
+    those of the peers. `housekeeping` False leaves checkpoints and compaction to the caller. `hub` serves the connections.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class StorageServer:
         on_peer_epoch: Callable[[int], None] = lambda epoch: None,
         random_bytes: Callable[[int], bytes] = os.urandom,
         housekeeping: bool = True,
+        hub: Hub | None = None,
     ) -> None:
         self._devices = dict(devices)
         self._key = check_key(cluster_key)
@@ -107,7 +109,7 @@ class StorageServer:
         self._on_peer_epoch = on_peer_epoch
         self._random_bytes = random_bytes
         self._housekeeping = housekeeping
-        self._hub = Hub()
+        self._hub = hub or EpollHub()
         self._hub_scope = trio.CancelScope(shield=True)
         # Syncs in place stand in each other's way: with several devices they have to be quicker to be worth it.
         inline_s_max = min(self._settings.inline_s_max, 2 * self._settings.inline_s_max / max(1, len(self._devices)))
@@ -139,16 +141,19 @@ class StorageServer:
         )
 
     async def serve(
-        self, listeners: Sequence[socket.socket], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self,
+        listeners: Sequence[socket.socket | Listener],
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serve connections of the listeners (see sockets.listen; closed at the end) until stop() or cancelled."""
+        doors = [self._door(listener) for listener in listeners]
         try:
             async with trio.open_nursery() as engine:
                 for committer in self._committers.values():
                     engine.start_soon(committer.run)
                 try:
                     await engine.start(self._run_hub)
-                    await self._serve_front(engine, listeners, task_status)
+                    await self._serve_front(engine, doors, task_status)
                 finally:
                     await self._drain()
                     for committer in self._committers.values():
@@ -156,11 +161,14 @@ class StorageServer:
                     self._hub_scope.cancel()
                     engine.cancel_scope.cancel()
         finally:
-            for listener in listeners:
-                listener.close()
+            for door in doors:
+                door.close()
             for session in list(self._control):
                 session.close()
             self._hub.close()
+
+    def _door(self, listener: socket.socket | Listener) -> Listener:
+        return SocketListener(listener, self._ssl_context) if isinstance(listener, socket.socket) else listener
 
     async def _run_hub(self, task_status: trio.TaskStatus[None]) -> None:
         with self._hub_scope:  # shielded: when serve() is cancelled, the last answers still have to leave
@@ -169,13 +177,13 @@ class StorageServer:
     async def _serve_front(
         self,
         engine: trio.Nursery,
-        listeners: Sequence[socket.socket],
+        doors: Sequence[Listener],
         task_status: trio.TaskStatus[None],
     ) -> None:
         """Everything that brings new work; ended first."""
         async with trio.open_nursery() as front:
-            for listener in listeners:
-                front.start_soon(self._accept, listener, front, engine)
+            for door in doors:
+                front.start_soon(self._accept, door, front, engine)
             if self._housekeeping:
                 for name, device in self._devices.items():
                     front.start_soon(keep_house, device, self._committers[name])
@@ -202,32 +210,27 @@ class StorageServer:
 
     # ------------------------------------------------------------------------------------------------------- connections
 
-    async def _accept(self, listener: socket.socket, front: trio.Nursery, engine: trio.Nursery) -> None:
-        listener.setblocking(False)
+    async def _accept(self, door: Listener, front: trio.Nursery, engine: trio.Nursery) -> None:
         while True:
-            await trio.lowlevel.wait_readable(listener)
+            await door.wait()
             try:
-                while True:
-                    sock, _ = listener.accept()
+                while (transport := door.try_accept()) is not None:
                     if self._strangers >= self._settings.strangers_max:
                         self._refused += 1
-                        sock.close()
+                        transport.close()
                     else:
                         self._strangers += 1
-                        front.start_soon(self._meet, sock, engine)
-            except BlockingIOError:
-                pass
+                        front.start_soon(self._meet, transport, engine)
             except OSError as error:
                 # Of one connection that went before it was accepted (ECONNABORTED and its like), or of the process.
                 if error.errno in _OUT_OF_RESOURCES:
                     log.warning("accepting connections pauses", error=str(error))
                     await trio.sleep(_ACCEPT_PAUSE_S)
 
-    async def _meet(self, sock: socket.socket, engine: trio.Nursery) -> None:
+    async def _meet(self, transport: Transport, engine: trio.Nursery) -> None:
         """The handshake with a stranger, and where it leads."""
         opened: Opened | None = None
         try:
-            tune(sock)
             busy = len(self._control) + len(self._bulk) >= self._settings.connections_max
             handshake = ServerHandshake(
                 self._key,
@@ -237,7 +240,7 @@ class StorageServer:
                 busy="this server has as many connections as it takes" if busy else "",
             )
             with trio.fail_after(HANDSHAKE_TIMEOUT_S):
-                opened = await welcome(sock, handshake, self._ssl_context)
+                opened = await welcome(transport, handshake)
         except HandshakeError as error:
             self._refused += 1
             log.warning("a client was refused", reason=str(error))
@@ -247,7 +250,7 @@ class StorageServer:
         finally:
             self._strangers -= 1
             if opened is None:
-                sock.close()
+                transport.close()
         if opened is not None:
             self._on_peer_epoch(opened.agreed.peer_ring_epoch)
             if opened.agreed.purpose == Purpose.CONTROL:

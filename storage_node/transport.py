@@ -30,7 +30,11 @@ _TLS_WRITE_BYTES = 64 * 1024
 
 
 class Transport(Protocol):
-    """One connection. Not for several tasks at once."""
+    """One connection. Not for several tasks at once. Call `handshake()` first."""
+
+    async def handshake(self) -> None:
+        """Agree on keys, where there are any to agree on. Raises ssl.SSLError, OSError; cancel it to limit its time."""
+        ...
 
     def fileno(self) -> int:
         """For epoll."""
@@ -81,6 +85,9 @@ class SocketTransport:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+
+    async def handshake(self) -> None:
+        """Nothing to agree on."""
 
     def fileno(self) -> int:
         """For epoll."""
@@ -140,7 +147,7 @@ class SocketTransport:
 
 
 class TlsTransport:
-    """TLS over a plain socket. Call `handshake()` first."""
+    """TLS over a plain socket."""
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_hostname: str | None) -> None:
         """`server_hostname` is None on the server's side."""
@@ -154,7 +161,7 @@ class TlsTransport:
         self._plain = bytearray()
 
     async def handshake(self) -> None:
-        """Agree on keys. Raises ssl.SSLError, OSError; cancel it to limit its time."""
+        """See Transport."""
         while True:
             try:
                 self._tls.do_handshake()

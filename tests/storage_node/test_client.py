@@ -21,7 +21,7 @@ from storage_node.codec import pack
 from storage_node.dial import Opened
 from storage_node.fields import Ping
 from storage_node.frames import batch_frame, frame
-from storage_node.hub import Hub
+from storage_node.hub import EpollHub
 from storage_node.operations import (
     DeleteCatalog,
     Found,
@@ -429,7 +429,7 @@ async def test_the_end_of_run_answers_what_waits(address: str) -> None:
 
 async def test_clients_share_a_hub(tmp_path: Path) -> None:
     """Many clients are served by one hub, run by their owner."""
-    hub = Hub()
+    hub = EpollHub()
     devices = [open_device(tmp_path / f"device-{number}") for number in range(3)]
     addresses = [f"unix:{tmp_path / f's{number}'}" for number in range(3)]
     async with trio.open_nursery() as nursery:

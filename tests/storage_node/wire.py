@@ -27,7 +27,7 @@ from storage_node.operations import PutCatalog, PutObject, PutRow
 from storage_node.server import StorageServer
 from storage_node.settings import DeviceSettings
 from storage_node.sockets import listen, tune
-from storage_node.transport import receive
+from storage_node.transport import SocketTransport, receive
 
 KEY = b"the key of the tests' cluster..."
 UUID = b"u" * 16
@@ -142,7 +142,7 @@ async def answering(address: str, answer: Callable[[Opened], Any]) -> AsyncItera
         tune(sock)
         handshake = ServerHandshake(KEY, lambda name: UUID, os.urandom(NONCE_BYTES))
         try:
-            opened = await welcome(sock, handshake, None)
+            opened = await welcome(SocketTransport(sock), handshake)
             accepted.append(opened)
             await answer(opened)
         except (OSError, trio.ClosedResourceError):
