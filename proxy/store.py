@@ -343,6 +343,28 @@ class ObjectStore(ContainerStore):
         finally:
             await stream.aclose()
 
+    async def list_again(self, key: bytes) -> bool:
+        """List the object with that key, which no majority of its container's replicas lists; whether that was done.
+
+        For the auditor: the proxy that stored it died before the row. Nothing is done for what is not there, or not in a
+        live container. Raises Unavailable.
+        """
+        account, container, name = key[1:].split(b"/", 2)
+        target = ObjectName(account.decode(), container, name)
+        version = await find_version(self.cluster, key, data=False, newest=True)
+        if not version.live or version.degraded:
+            return False
+        assert version.entry is not None
+        entry, info = version.entry, object_info(version.entry)
+        payload = row_payload(info.etag, info.content_type, _checksum_algorithm(info.metadata))
+        changed = entry.meta_timestamp if entry.meta_timestamp > entry.timestamp else 0
+        try:
+            await self.head_container(target.account, container)
+            await self.put_row(*target, entry.timestamp, changed, info.size_bytes, payload)
+        except NoSuchContainer:
+            return False
+        return True
+
     # ---------------------------------------------------------------------------------------------------- inside a put
 
     async def _put_small(self, target: ObjectName, data: bytes, request: PutObjectRequest) -> ObjectInfo:

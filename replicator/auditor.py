@@ -30,6 +30,7 @@ import structlog
 import trio
 
 from replicator.audit_position import AuditPosition, load_position, save_position
+from replicator.daemon import Daemon, Rate
 from replicator.listing import gather
 from replicator.pace import Pace
 from replicator.peers import Peer, Peers
@@ -167,6 +168,34 @@ class Auditor:
     def resume(self) -> None:
         """Let it go on."""
         self.entries_pace.resume()
+
+    def daemon(self) -> Daemon:
+        """As a service runs it."""
+        pace, throttle = self.entries_pace, self.throttle
+        return Daemon(
+            "auditor",
+            "Reads everything on this machine's devices again and again, and mends what is rotten.",
+            "rotten things that could not be mended",
+            self.run,
+            self.statistics,
+            frozenset(("passes", "entries", "bytes", "suspects", "rotten", "mended", "relisted")),
+            self.pause,
+            self.resume,
+            (
+                Rate(
+                    "bytes_per_s",
+                    "Read, over all devices.",
+                    lambda: throttle.bytes_per_s,
+                    lambda value: throttle.set_rates(value, value),
+                ),
+                Rate(
+                    "entries_per_s",
+                    "Objects, tombstones, rows and catalogs looked at, over all devices.",
+                    lambda: pace.rate_per_s,
+                    lambda value: setattr(pace, "rate_per_s", value),
+                ),
+            ),
+        )
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work until cancelled, on whatever devices this machine has in the rings in force."""

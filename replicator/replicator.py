@@ -28,6 +28,7 @@ import structlog
 import trio
 
 from replicator.catalogs import CatalogSettler
+from replicator.daemon import Daemon, Rate
 from replicator.differences import Difference
 from replicator.objects import Manner, ObjectSettler
 from replicator.peers import Peers
@@ -175,6 +176,34 @@ class Replicator:
             self.throttle.bytes_per_s,
             self.throttle.device_bytes_per_s,
             self.throttle.paused,
+        )
+
+    def daemon(self) -> Daemon:
+        """As a service runs it."""
+        throttle = self.throttle
+        return Daemon(
+            "replicator",
+            "Gives every replica the newest of everything, and brings home what lies on handoffs.",
+            "partitions that could not be settled",
+            self.run,
+            self.statistics,
+            frozenset(("rounds", *Moved.__dataclass_fields__)),
+            throttle.pause,
+            throttle.resume,
+            (
+                Rate(
+                    "bytes_per_s",
+                    "Copied to all devices together.",
+                    lambda: throttle.bytes_per_s,
+                    lambda value: throttle.set_rates(bytes_per_s=value),
+                ),
+                Rate(
+                    "device_bytes_per_s",
+                    "Copied to one device.",
+                    lambda: throttle.device_bytes_per_s,
+                    lambda value: throttle.set_rates(device_bytes_per_s=value),
+                ),
+            ),
         )
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

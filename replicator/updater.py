@@ -23,20 +23,17 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import structlog
 import trio
 
 from replicator.container_watch import ContainerWatch, split_container_key
+from replicator.daemon import Daemon, Rate
 from replicator.pace import Pace
 from replicator.peers import Peer, Peers, ask_all
 from replicator.totals import RowUpdate, decide_update
-from ring.ring import Ring
-from ring.topology import Device
 from storage_node.operations import (
     Answer,
     Catalog,
@@ -56,6 +53,8 @@ from storage_node.timestamp import Clock
 CONCURRENCY: Final = 16
 RETRY_FIRST_S: Final = 1.0
 RETRY_MAX_S: Final = 60.0
+DEVICES_LOOK_S: Final = 1.0
+"""How often to look which devices this machine has."""
 PENDING_MAX: Final = 100_000
 """Beyond, changes are not noted but found again by the next look."""
 
@@ -89,6 +88,8 @@ class UpdaterStatistics(NamedTuple):
     """Rows written."""
     failed: int
     """Attempts that have to be repeated."""
+    containers_per_s: float
+    updates_per_s: float
     paused: bool
 
 
@@ -100,28 +101,18 @@ class _Pending:
 
 
 class Updater:
-    """One node's updater. `address_of` and `local_devices` as for `Peers`; `clock` stamps what it writes."""
+    """One node's updater, over devices that `peers` keeps connected; `clock` stamps what it writes."""
 
-    def __init__(
-        self,
-        ring: Ring,
-        cluster_key: bytes,
-        clock: Clock,
-        *,
-        address_of: Callable[[Device], str],
-        local_devices: Mapping[int, Path],
-        settings: UpdaterSettings = UpdaterSettings(),
-        **client_options: Any,
-    ) -> None:
-        self.peers = Peers(ring, cluster_key, address_of=address_of, local_devices=local_devices, **client_options)
+    def __init__(self, peers: Peers, clock: Clock, settings: UpdaterSettings = UpdaterSettings()) -> None:
+        self.peers = peers
         self.look_pace = Pace(settings.containers_per_s_max)
         self.update_pace = Pace(settings.updates_per_s_max)
         self._clock = clock
         self._settings = settings
-        self._watches = [ContainerWatch(peer, self.look_pace, self._note) for peer in self.peers.local]
+        self._watches: dict[Peer, tuple[ContainerWatch, trio.CancelScope]] = {}
         self._pending: dict[bytes, _Pending] = {}
         self._work = trio.Event()
-        self._looks = self._updated = self._failed = 0
+        self._looks = self._compared = self._updated = self._failed = 0
         self._look_s = 0.0
 
     def statistics(self) -> UpdaterStatistics:
@@ -133,30 +124,85 @@ class Updater:
             oldest_s,
             self._looks,
             self._look_s,
-            sum(watch.compared for watch in self._watches),
+            self._compared + sum(watch.compared for watch, _ in self._watches.values()),
             self._updated,
             self._failed,
+            self.look_pace.rate_per_s,
+            self.update_pace.rate_per_s,
             self.look_pace.paused,
         )
 
+    def daemon(self) -> Daemon:
+        """As a service runs it."""
+        look, update = self.look_pace, self.update_pace
+        return Daemon(
+            "updater",
+            "Brings what containers hold into their accounts' listings and totals.",
+            "containers whose account does not show what they hold",
+            self.run,
+            self.statistics,
+            frozenset(("looks", "compared", "updated", "failed")),
+            self.pause,
+            self.resume,
+            (
+                Rate(
+                    "updates_per_s",
+                    "Account rows written.",
+                    lambda: update.rate_per_s,
+                    lambda value: setattr(update, "rate_per_s", value),
+                ),
+                Rate(
+                    "containers_per_s",
+                    "Containers compared, over all devices.",
+                    lambda: look.rate_per_s,
+                    lambda value: setattr(look, "rate_per_s", value),
+                ),
+            ),
+        )
+
+    def pause(self) -> None:
+        """Hold looking and writing."""
+        self.look_pace.pause()
+        self.update_pace.pause()
+
+    def resume(self) -> None:
+        """Let both go on."""
+        self.look_pace.resume()
+        self.update_pace.resume()
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work until cancelled."""
+        self._watches = {}
         async with trio.open_nursery() as nursery:
-            await nursery.start(self.peers.run)
             nursery.start_soon(self._update_for_ever)
-            for watch in self._watches:
-                nursery.start_soon(self._look_for_ever, watch)
             task_status.started()
+            while True:
+                self._follow_devices(nursery)
+                await trio.sleep(DEVICES_LOOK_S)
 
     # -------------------------------------------------------------------------------------------------------- looking
 
-    async def _look_for_ever(self, watch: ContainerWatch) -> None:
-        while True:
-            began_s = trio.current_time()
-            await watch.look()
-            self._looks += 1
-            self._look_s = trio.current_time() - began_s
-            await trio.sleep(self._settings.interval_s)
+    def _follow_devices(self, nursery: trio.Nursery) -> None:
+        """Watch the devices that this machine has in the rings in force, and no others."""
+        local = self.peers.local
+        for peer in [peer for peer in self._watches if peer not in local]:
+            watch, scope = self._watches.pop(peer)
+            self._compared += watch.compared
+            scope.cancel()
+        for peer in local:
+            if peer not in self._watches:
+                watch, scope = ContainerWatch(peer, self.look_pace, self._note), trio.CancelScope()
+                self._watches[peer] = watch, scope
+                nursery.start_soon(self._look_for_ever, watch, scope)
+
+    async def _look_for_ever(self, watch: ContainerWatch, scope: trio.CancelScope) -> None:
+        with scope:
+            while True:
+                began_s = trio.current_time()
+                await watch.look()
+                self._looks += 1
+                self._look_s = trio.current_time() - began_s
+                await trio.sleep(self._settings.interval_s)
 
     def _note(self, key: bytes) -> bool:
         """Put a container on the list; False when the list is full."""

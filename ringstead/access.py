@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from ringstead.config import COMMAND_WRITER_FIRST, COMMAND_WRITER_LAST, ProxyConfig
+from ringstead.config import COMMAND_WRITER_FIRST, COMMAND_WRITER_LAST, ProxyConfig, ServiceConfig
 from ringstead.errors import ClusterDown, RingsteadError
 from ringstead.layout import DataDirectory, load_shape, service_names
 
@@ -45,6 +45,20 @@ class Target:
         directory = DataDirectory(self.data.absolute())
         name = service_names(load_shape(directory))["proxy"][0]
         return load(ProxyConfig, directory.config_file(name))
+
+
+def service_settings(data: Path, config: Path | None, name: str) -> ServiceConfig:
+    """The settings in `config`, whose service says so itself; else of the service `name` of the cluster in `data`.
+
+    For commands that speak to processes of this machine. Raises RingsteadError.
+    """
+    from ringstead.config_file import load_any
+
+    if config is not None:
+        return load_any(config)
+    directory = DataDirectory(data.absolute())
+    load_shape(directory)
+    return load_any(directory.config_file(name))
 
 
 @asynccontextmanager

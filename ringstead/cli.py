@@ -21,6 +21,7 @@ from ringstead.errors import RingsteadError
 from ringstead.options import config_option, data_option, json_option
 
 _ELSEWHERE: Mapping[str, tuple[str, str]] = {
+    "daemon": ("ringstead.daemon_commands", "Show, pause, resume and slow a node's daemons."),
     "user": ("ringstead.user_commands", "Add, list, show and remove users."),
     "ring": ("ringstead.ring_commands", "Make and change rings."),
     "fsck": ("ringstead.fsck", "Check a device that no process serves."),

@@ -28,7 +28,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 PROXY_WRITER_FIRST = 1
 PROXY_WRITER_LAST = 999
 BACKGROUND_WRITER_FIRST = 1000
-"""Updater, replicator and so on: 1000..3583."""
+"""Daemons: 1000..3583."""
 COMMAND_WRITER_FIRST = 3584
 COMMAND_WRITER_LAST = 4095
 """Short-lived command lines draw theirs at random from here; no service may be given one of these."""
@@ -139,10 +139,10 @@ class ProxyConfig(ServiceConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpdaterConfig(ServiceConfig):
-    """Brings what containers hold into their accounts' totals."""
+class DaemonsConfig(ServiceConfig):
+    """The background work of one node: replicator, auditor, updater and the others, in one process."""
 
-    service: ClassVar[str] = "updater"
+    service: ClassVar[str] = "daemons"
 
     writer: int = setting(
         BACKGROUND_WRITER_FIRST,
@@ -151,15 +151,48 @@ class UpdaterConfig(ServiceConfig):
         maximum=COMMAND_WRITER_FIRST - 1,
     )
     devices_dir: Path = setting(Path("devices"), "Where this machine's devices are.")
-    interval_s: float = setting(1.0, "How often each device is looked over. Seconds.", minimum=0.05, maximum=3600.0)
-    containers_per_s_max: float = setting(
-        10_000.0, "How many containers are compared in a second, over all devices.", minimum=1.0
+    state_file: Path = setting(
+        Path("daemons.json"),
+        "Where it is kept what `ringstead daemon` has paused and how fast it lets things go. That outranks the rates here.",
     )
-    updates_per_s_max: float = setting(1_000.0, "How many account rows are written in a second.", minimum=0.1)
+    replicator_interval_s: float = setting(
+        10.0, "How often all replicas are compared. Seconds.", minimum=0.1, maximum=86400.0
+    )
+    replicator_bytes_per_s: float = setting(
+        256.0 * 1024**2, "What replication copies to all devices together. Bytes a second.", minimum=1.0
+    )
+    replicator_device_bytes_per_s: float = setting(
+        128.0 * 1024**2, "What replication copies to one device. Bytes a second.", minimum=1.0
+    )
+    auditor_interval_s: float = setting(7 * 86400.0, "How often everything on a device is read. Seconds.", minimum=1.0)
+    auditor_bytes_per_s: float = setting(
+        32.0 * 1024**2, "What the auditor reads from all devices of this node together. Bytes a second.", minimum=1.0
+    )
+    auditor_entries_per_s: float = setting(
+        2_000.0, "How many objects and rows the auditor looks at in a second, over all devices.", minimum=0.1
+    )
+    updater_interval_s: float = setting(
+        1.0, "How often the containers of each device are looked over. Seconds.", minimum=0.05, maximum=3600.0
+    )
+    updater_containers_per_s: float = setting(
+        10_000.0, "How many containers the updater compares in a second, over all devices.", minimum=1.0
+    )
+    updater_updates_per_s: float = setting(
+        1_000.0, "How many account rows the updater writes in a second.", minimum=0.1
+    )
+    reclaimer_interval_s: float = setting(3600.0, "How often tombstones are looked over. Seconds.", minimum=1.0)
+    reclaimer_age_s: float = setting(
+        7 * 86400.0,
+        "How old a tombstone must be before it is removed (and then only once every device has confirmed it). Seconds.",
+        minimum=0.0,
+    )
+    reclaimer_entries_per_s: float = setting(
+        5_000.0, "How many entries and rows the reclaimer looks at in a second.", minimum=0.1
+    )
 
 
 CONFIG_CLASSES: dict[str, type[ServiceConfig]] = {
-    config_class.service: config_class for config_class in (ProxyConfig, StorageConfig, UpdaterConfig)
+    config_class.service: config_class for config_class in (DaemonsConfig, ProxyConfig, StorageConfig)
 }
 
 

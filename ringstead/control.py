@@ -6,6 +6,8 @@ service and start it again, and none of this belongs on a port that the network 
 Idea: each process listens at a Unix socket in the cluster's `run` folder, for its owner only. One connection carries one
 request and one answer, each a line of JSON. The request names an operation; the process gives a function for each.
 
+An operation that refuses raises `Refused`, whose text is what the operator reads.
+
 Invariants: whatever is sent, the process answers with a line or closes; a client waits no longer than it said.
 """
 
@@ -32,6 +34,10 @@ Answer: TypeAlias = dict[str, Any]
 Operation: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[Answer]]
 
 log = structlog.get_logger("ringstead.control")
+
+
+class Refused(Exception):
+    """The operator's: what was asked makes no sense, or cannot be done now. The message says why, and what to do."""
 
 
 def control_path(socket_dir: Path, name: str) -> Path:
@@ -80,6 +86,8 @@ async def _answer(line: bytes, operations: Mapping[str, Operation]) -> Answer:
         return {"error": f"no such operation; there are {', '.join(sorted(operations))}"}
     try:
         return await operation(request)
+    except Refused as error:
+        return {"error": str(error)}
     except (KeyError, TypeError, ValueError) as error:
         return {"error": f"bad request: {error!r}"}
 

@@ -4,6 +4,7 @@
     cluster.key       the secret of this cluster (0600)
     cluster.ring      the ring: every device with its address
     config/NAME.toml  the settings of each service, made once and then the operator's to edit
+    daemons.json      what the operator told the daemons: pauses and rates
     devices/NAME/     the devices
     run/              sockets, the supervisor's lock
     logs/NAME.log     JSON lines
@@ -34,10 +35,10 @@ from ringstead.config import (
     BACKGROUND_WRITER_FIRST,
     PROXY_WRITER_FIRST,
     PROXY_WRITER_LAST,
+    DaemonsConfig,
     ProxyConfig,
     ServiceConfig,
     StorageConfig,
-    UpdaterConfig,
 )
 from ringstead.config_file import literal, load, render
 from ringstead.errors import ConfigError, RingsteadError, UsageError
@@ -217,7 +218,7 @@ def service_names(shape: Shape) -> dict[str, list[str]]:
     """The services that run, by kind, in the order in which they start."""
     return {
         "storage": [f"storage-{name}" for _, name in device_names(shape)],
-        "updater": ["updater"],
+        "daemons": ["daemons"],
         "proxy": [f"proxy-{number}" for number in range(1, shape.workers + 1)],
     }
 
@@ -275,9 +276,14 @@ def _write_configs(directory: DataDirectory, shape: Shape, places: list[DevicePl
             ),
         )
     names = service_names(shape)
-    for name in names["updater"]:
+    for name in names["daemons"]:
         if not directory.config_file(name).exists():
-            _write_config(directory, UpdaterConfig(**common(name), devices_dir=directory.devices_dir))
+            _write_config(
+                directory,
+                DaemonsConfig(
+                    **common(name), devices_dir=directory.devices_dir, state_file=directory.path / "daemons.json"
+                ),
+            )
     for index, name in enumerate(names["proxy"]):
         path = directory.config_file(name)
         if path.exists():

@@ -36,6 +36,16 @@ def config_option(function: F) -> F:
     )(function)
 
 
+def service_option(function: F) -> F:
+    """`--config FILE`: a node, by the settings of any service on it."""
+    return click.option(
+        "--config",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Settings of a service on this machine, instead of --data.",
+    )(function)
+
+
 def json_option(function: F) -> F:
     """`--json`: for programs."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)

@@ -10,7 +10,7 @@ line on standard error (which the supervisor shows) and in the log; one that has
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,8 +18,7 @@ import trio
 
 from ringstead import logs
 from ringstead.cluster_key import load_cluster_key
-from ringstead.config import ProxyConfig, ServiceConfig, StorageConfig, UpdaterConfig
-from ringstead.control import Answer, control_path, serve_control
+from ringstead.config import DaemonsConfig, ProxyConfig, ServiceConfig, StorageConfig
 from ringstead.errors import ConfigError, RingsteadError
 from ringstead.process import (
     Stop,
@@ -34,6 +33,7 @@ from ringstead.sockets import listen, socket_path, tcp_address
 if TYPE_CHECKING:
     import socket
 
+    from ring.generations import Generations
     from ring.ring import Ring
     from storage_node.device import Device
 
@@ -151,36 +151,13 @@ async def _run_proxy(config: ProxyConfig, stop: Stop, ready: Ready) -> None:
     await run_proxy(config, stop, ready)
 
 
-# --------------------------------------------------------------------------------------------------------------- updater
+# --------------------------------------------------------------------------------------------------------------- daemons
 
 
-async def _run_updater(config: UpdaterConfig, stop: Stop, ready: Ready) -> None:
-    from replicator.updater import Updater, UpdaterSettings
-    from storage_node.timestamp import Clock
+async def _run_daemons(config: DaemonsConfig, stop: Stop, ready: Ready) -> None:
+    from ringstead.daemon_service import run_daemons
 
-    ring = load_ring(config.ring_file)
-    updater = Updater(
-        ring,
-        load_cluster_key(config.cluster_key_file),
-        Clock(config.writer),
-        address_of=addresses(config),
-        local_devices=local_devices(ring, config.node, config.devices_dir),
-        settings=UpdaterSettings(
-            interval_s=config.interval_s,
-            containers_per_s_max=config.containers_per_s_max,
-            updates_per_s_max=config.updates_per_s_max,
-        ),
-    )
-
-    async def statistics(_: Mapping[str, Any]) -> Answer:
-        return updater.statistics()._asdict()
-
-    async with trio.open_nursery() as nursery:
-        await nursery.start(updater.run)
-        await nursery.start(serve_control, control_path(config.socket_dir, config.title), {"statistics": statistics})
-        ready()
-        await stop.wait()
-        nursery.cancel_scope.cancel()
+    await run_daemons(config, stop, ready)
 
 
 # ---------------------------------------------------------------------------------------------------------------- shared
@@ -198,13 +175,32 @@ def load_ring(path: Path) -> Ring:
         raise ConfigError(str(error)) from error
 
 
-def local_devices(ring: Ring, node: str, devices_dir: Path) -> dict[int, Path]:
-    """The directories of this node's devices, by the devices' ids."""
+def load_generations(path: Path) -> Generations:
+    """The rings in force. Raises ConfigError."""
+    from ring.generations import Generations
+    from ring.ring_file import RingFileError
+
+    try:
+        return Generations(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except RingFileError as error:
+        raise ConfigError(str(error)) from error
+
+
+def devices_of_node(rings: Iterable[Ring], node: str, devices_dir: Path) -> dict[int, Path]:
+    """The directories of this node's devices under any of the rings, by the devices' ids, whether there now or not."""
     return {
         device.id: devices_dir / device.name
+        for ring in rings
         for device in ring.devices
-        if device is not None and device.kind == "disk" and device.node == node and (devices_dir / device.name).is_dir()
+        if device is not None and device.kind == "disk" and device.node == node
     }
+
+
+def local_devices(ring: Ring, node: str, devices_dir: Path) -> dict[int, Path]:
+    """The directories of this node's devices, by the devices' ids, as far as they are there."""
+    return {number: path for number, path in devices_of_node((ring,), node, devices_dir).items() if path.is_dir()}
 
 
 def addresses(config: ServiceConfig) -> Callable[[Any], str]:
@@ -219,7 +215,7 @@ def addresses(config: ServiceConfig) -> Callable[[Any], str]:
 
 
 _SERVICES: dict[str, Callable[[Any, Stop, Ready], Awaitable[None]]] = {
+    "daemons": _run_daemons,
     "proxy": _run_proxy,
     "storage": _run_storage,
-    "updater": _run_updater,
 }

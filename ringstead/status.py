@@ -16,7 +16,9 @@ import click
 from ringstead.access import Target, open_cluster, run_command
 from ringstead.config import ProxyConfig
 from ringstead.control import ask, control_path
+from ringstead.daemon_output import daemon_table
 from ringstead.errors import ClusterDown
+from ringstead.figures import size_text
 
 if TYPE_CHECKING:
     from proxy.cluster import Replica
@@ -58,8 +60,8 @@ class ClusterStatus:
     devices: list[DeviceStatus]
     services: list[dict[str, Any]]
     """From the supervisor; empty where there is none."""
-    updater: dict[str, Any]
-    """The updater's figures; empty when it does not answer."""
+    daemons: dict[str, Any]
+    """What each daemon of this node tells of itself; empty when their process does not answer."""
 
     @property
     def healthy(self) -> bool:
@@ -100,7 +102,7 @@ async def _gather(settings: ProxyConfig) -> ClusterStatus:
         ring.replica_count,
         devices,
         _ask_process(settings, "supervisor", "status").get("services", []),
-        _ask_process(settings, "updater", "statistics"),
+        _ask_process(settings, "daemons", "status").get("daemons", {}),
     )
 
 
@@ -179,21 +181,7 @@ def _print(found: ClusterStatus) -> None:
     if found.services:
         deaths = sum(service["deaths"] for service in found.services)
         console.print(f"processes  {len(found.services)}, {deaths} died and were started again")
-    if found.updater:
-        age_s = found.updater["oldest_s"]
-        waiting = found.updater["backlog"]
-        console.print(
-            f"updater    {waiting} accounts' rows wait" + (f", the oldest for {age_s:.0f} s" if waiting else "")
-        )
+    if found.daemons:
+        console.print(daemon_table(found.daemons))
     else:
-        console.print("updater    [red]does not answer[/]")
-
-
-def size_text(size_bytes: int) -> str:
-    """A size for people: 1.5 GiB."""
-    size = float(size_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} PiB"
+        console.print("daemons    [red]do not answer[/]")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from proxy.containers import CONTAINER
 from proxy.model import (
     BadDigest,
     Conditions,
@@ -25,7 +26,7 @@ from proxy.model import (
     SegmentMissing,
 )
 from proxy.store import ObjectName, ObjectStore
-from storage_node.operations import DeleteObject
+from storage_node.operations import DeleteObject, ForgetRow, ListRows, Row, Status
 from tests.support.small_cluster import SmallCluster, small_cluster
 
 ACCOUNT = "AUTH_test"
@@ -324,3 +325,28 @@ async def test_a_container_is_deleted_once_its_last_replica_has_caught_up(cluste
     await store.delete_container(ACCOUNT, b"c")
     with pytest.raises(NoSuchContainer):
         await store.head_container(ACCOUNT, b"c")
+
+
+async def test_what_no_listing_shows_is_listed_again(cluster: SmallCluster) -> None:
+    """As its own proxy would have listed it, metadata changes included; what is gone stays unlisted."""
+    store = cluster.store
+    await put(store, b"x", b"data")
+    await store.update_object(ACCOUNT, b"c", b"x", {"meta:colour": "red"}, "text/plain")
+    await put(store, b"gone", b"data")
+    await store.delete_object(ACCOUNT, b"c", b"gone")
+    before = await store.list_objects(ACCOUNT, b"c", ListQuery())
+    container = b"/AUTH_test/c"
+    for node in cluster.primaries(container):
+        placement = cluster.cluster.place(container)
+        client = cluster.cluster.replicas[node.ring_device.id].client
+        rows = await client.call(ListRows(CONTAINER, placement.hash, container, deleted=True))
+        for row in rows.items:
+            assert isinstance(row, Row)
+            forget = ForgetRow(CONTAINER, placement.hash, row.name, row.timestamp, row.sub_timestamp)
+            assert (await client.call(forget)).status == Status.APPLIED
+    assert (await store.list_objects(ACCOUNT, b"c", ListQuery())).items == ()
+    assert await store.list_again(container + b"/x")
+    assert not await store.list_again(container + b"/gone")
+    assert not await store.list_again(container + b"/never")
+    assert not await store.list_again(b"/AUTH_test/other/x")
+    assert (await store.list_objects(ACCOUNT, b"c", ListQuery())).items == before.items

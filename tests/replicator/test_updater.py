@@ -10,6 +10,7 @@ import trio
 
 from proxy.containers import container_key
 from proxy.model import AccountInfo, ListQuery, NoSuchAccount, PutObjectRequest
+from replicator.peers import Peers
 from replicator.updater import Updater, UpdaterSettings
 from storage_node.operations import PutCatalog, Space, Status
 from storage_node.timestamp import Clock
@@ -35,15 +36,15 @@ class Bytes:
 @asynccontextmanager
 async def updater_of(small: SmallCluster, settings: UpdaterSettings = QUICK) -> AsyncIterator[Updater]:
     """A running updater that has every device of the cluster on its machine."""
-    updater = Updater(
+    peers = Peers(
         small.cluster.ring,
         CLUSTER_KEY,
-        Clock(1000),
         address_of=lambda device: small.nodes[device.id].address,
         local_devices={id_: node.path for id_, node in small.nodes.items()},
-        settings=settings,
     )
+    updater = Updater(peers, Clock(1000), settings)
     async with trio.open_nursery() as nursery:
+        await nursery.start(peers.run)
         await nursery.start(updater.run)
         yield updater
         nursery.cancel_scope.cancel()

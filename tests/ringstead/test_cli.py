@@ -61,7 +61,7 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments: list[str]) -> None:
 def test_shown_settings_pass_the_check(tmp_path: Path) -> None:
     """`config show` prints files that `config check` calls good."""
     files = []
-    for service in ("proxy", "storage", "updater"):
+    for service in ("daemons", "proxy", "storage"):
         file = tmp_path / f"{service}.toml"
         file.write_text(ringstead("config", "show", service).stdout)
         files.append(str(file))

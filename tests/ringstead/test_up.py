@@ -53,9 +53,9 @@ def alive(pid: int) -> bool:
 
 
 def test_the_default_cluster_is_up(cluster: TestCluster) -> None:
-    """Six devices, two HTTP workers and an updater run; the page says it is well; the first user can log in."""
+    """Six devices, two HTTP workers and the daemons run; the page says it is well; the first user can log in."""
     kinds = [process.kind for process in cluster.processes()]
-    assert {kind: kinds.count(kind) for kind in kinds} == {"storage": 6, "updater": 1, "proxy": 2}
+    assert {kind: kinds.count(kind) for kind in kinds} == {"storage": 6, "daemons": 1, "proxy": 2}
     assert get(f"{cluster.endpoint}/healthcheck") == (200, b"OK")
     url, token = swift_token(cluster)
     assert url == f"{cluster.endpoint}/v1/AUTH_admin"
@@ -118,7 +118,7 @@ def test_status_shows_devices_and_backlog(cluster: TestCluster) -> None:
     assert [device["up"] for device in found["devices"]] == [True] * 6
     assert {device["zone"] for device in found["devices"]} == {1, 2, 3}
     assert all(device["total_bytes"] > device["free_bytes"] > 0 for device in found["devices"])
-    assert found["updater"]["backlog"] >= 0
+    assert found["daemons"]["updater"]["statistics"]["backlog"] >= 0
     assert len(found["services"]) == 9
     table = cluster.ringstead("status").stdout
     assert "z2d1" in table
@@ -225,7 +225,7 @@ def hurt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
     cluster.stop()
 
 
-@pytest.mark.parametrize("kind", ["storage", "updater", "proxy"])
+@pytest.mark.parametrize("kind", ["storage", "daemons", "proxy"])
 def test_a_killed_service_is_started_again(hurt: TestCluster, kind: str) -> None:
     """The supervisor notices a death and starts the service anew; the cluster serves as before."""
     before = hurt.kill(kind)

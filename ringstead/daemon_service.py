@@ -1,0 +1,108 @@
+"""The service `daemons`: all background work of one node in one process.
+
+Problem: what makes replicas agree, keeps bytes right, totals exact and tombstones few has to run on every node, beside the
+devices and beside the clients, on machines with two processors and little memory.
+
+Idea: one process a node for all of it. The daemons share the rings in force and the connections to all devices (`Peers`),
+and take turns in one thread: they are there to be slow. A process each would cost 35 MiB and a connection to every device
+five times over, and its one gain, that they fail apart, the desk gives as well (daemon_desk.py).
+
+A new daemon is a class in `replicator/` with a method `daemon()` that describes it, and a line in `_make_daemons`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+import trio
+
+from replicator.auditor import Auditor, AuditorSettings
+from replicator.daemon import Daemon
+from replicator.peers import Peers
+from replicator.reclaim import Reclaimer, ReclaimSettings
+from replicator.replicator import Replicator, ReplicatorSettings, follow_rings
+from replicator.updater import Updater, UpdaterSettings
+from ring.generations import Generations, finish
+from ringstead.cluster_key import load_cluster_key
+from ringstead.config import DaemonsConfig
+from ringstead.control import control_path, serve_control
+from ringstead.daemon_desk import Desk
+from ringstead.daemon_state import DaemonState
+from ringstead.process import Stop
+from ringstead.relisting import Relister
+from ringstead.services import addresses, devices_of_node, load_generations
+from storage_node.timestamp import Clock
+
+log = structlog.get_logger("ringstead.daemons")
+
+
+async def run_daemons(config: DaemonsConfig, stop: Stop, ready: Callable[[], None]) -> None:
+    """Run this node's daemons until told to stop. Raises RingsteadError where it cannot begin."""
+    generations = load_generations(config.ring_file)
+    peers = Peers(
+        generations.newest,
+        load_cluster_key(config.cluster_key_file),
+        address_of=addresses(config),
+        local_devices=devices_of_node(generations.rings, config.node, config.devices_dir),
+    )
+    desk = Desk(_make_daemons(config, peers, generations), DaemonState(config.state_file))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(peers.run)
+        nursery.start_soon(
+            follow_rings, peers, generations, lambda rings: devices_of_node(rings, config.node, config.devices_dir)
+        )
+        await nursery.start(desk.run)
+        await nursery.start(serve_control, control_path(config.socket_dir, config.title), desk.operations())
+        ready()
+        await stop.wait()
+        nursery.cancel_scope.cancel()
+
+
+def _make_daemons(config: DaemonsConfig, peers: Peers, generations: Generations) -> list[Daemon]:
+    clock = Clock(config.writer)
+    replicator = Replicator(
+        peers,
+        clock,
+        ReplicatorSettings(
+            interval_s=config.replicator_interval_s,
+            bytes_per_s=config.replicator_bytes_per_s,
+            device_bytes_per_s=config.replicator_device_bytes_per_s,
+        ),
+        on_moved=lambda epoch: _end_move(generations, epoch),
+    )
+    auditor = Auditor(
+        peers,
+        AuditorSettings(
+            entries_per_s=config.auditor_entries_per_s,
+            bytes_per_s=config.auditor_bytes_per_s,
+            interval_s=config.auditor_interval_s,
+        ),
+        relist=Relister(config, clock).relist,
+    )
+    updater = Updater(
+        peers,
+        clock,
+        UpdaterSettings(
+            interval_s=config.updater_interval_s,
+            containers_per_s_max=config.updater_containers_per_s,
+            updates_per_s_max=config.updater_updates_per_s,
+        ),
+    )
+    reclaimer = Reclaimer(
+        peers,
+        ReclaimSettings(
+            age_s=config.reclaimer_age_s,
+            interval_s=config.reclaimer_interval_s,
+            entries_per_s=config.reclaimer_entries_per_s,
+        ),
+    )
+    return [replicator.daemon(), auditor.daemon(), updater.daemon(), reclaimer.daemon()]
+
+
+def _end_move(generations: Generations, epoch: int) -> None:
+    """All data lies where the ring of that epoch says: the older rings are let go of."""
+    try:
+        finish(generations.path, epoch)
+    except OSError as error:
+        log.error("the rings of before can't be let go of", reason=str(error))

@@ -1,0 +1,80 @@
+"""`ringstead daemon` on a running cluster."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.support.cluster import TestCluster
+
+pytestmark = pytest.mark.cluster
+NAMES = ["replicator", "auditor", "updater", "reclaimer"]
+
+
+def shown(cluster: TestCluster, name: str) -> dict[str, Any]:
+    """A daemon, as programs see it."""
+    described: dict[str, Any] = json.loads(cluster.ringstead("daemon", name, "--json").stdout)
+    return described
+
+
+def test_each_daemon_tells_its_backlog_and_its_rates(cluster: TestCluster) -> None:
+    """The list shows all of them to people; each has backlog, age of the oldest, pause and a rate for programs."""
+    table = cluster.ringstead("daemon", "list").stdout
+    found = json.loads(cluster.ringstead("daemon", "--json").stdout)
+    assert list(found) == NAMES
+    for name, described in found.items():
+        assert name in table
+        statistics = described["statistics"]
+        assert statistics["backlog"] >= 0
+        assert statistics["oldest_s"] >= 0
+        assert statistics["paused"] is False
+        assert all(rate["value"] == rate["setting"] > 0 for rate in described["rates"].values())
+        assert described["failures"] == 0
+    assert "partitions that could not be settled" in cluster.ringstead("daemon", "replicator").stdout
+
+
+def test_pause_and_rate_survive_the_death_of_the_process(cluster: TestCluster) -> None:
+    """kill -9 of the daemons: the one that was paused stays paused, at the rate that it was given, until it is resumed."""
+    cluster.ringstead("daemon", "auditor", "pause")
+    cluster.ringstead("daemon", "auditor", "rate", "entries_per_s", "1.5k")
+    try:
+        assert "paused" in cluster.ringstead("status").stdout
+        cluster.kill("daemons")
+        cluster.wait_ready()
+        auditor = shown(cluster, "auditor")
+        assert auditor["statistics"]["paused"]
+        assert auditor["rates"]["entries_per_s"] == {
+            "text": auditor["rates"]["entries_per_s"]["text"],
+            "value": 1_500.0,
+            "setting": 2_000.0,
+            "kept": True,
+        }
+        assert not shown(cluster, "replicator")["statistics"]["paused"]
+    finally:
+        cluster.ringstead("daemon", "auditor", "resume")
+        said = cluster.ringstead("daemon", "auditor", "rate", "default").stdout
+    assert "auditor is well" in said
+    assert "set by hand" not in said
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["nobody"], "there is no daemon 'nobody'; there are replicator, auditor"),
+        (["nobody", "pause"], "there is no daemon 'nobody'; there are replicator, auditor"),
+        (["auditor", "rate"], "`rate` takes a value"),
+        (["auditor", "rate", "fast"], "'fast' is no rate"),
+        (["auditor", "rate", "fast", "5"], "no rate 'fast'; it has bytes_per_s, entries_per_s"),
+        (["auditor", "pause", "5"], "`pause` takes nothing more"),
+        (["list", "pause"], "name one daemon"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(cluster: TestCluster, words: list[str], complaint: str) -> None:
+    """It says what there is instead."""
+    done = cluster.ringstead("daemon", *words, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("ringstead: ")
+    assert done.stderr.count("\n") == 1
+    assert complaint in done.stderr
