@@ -29,8 +29,8 @@ from proxy.listing import merged_page, page_request
 from proxy.model import (
     CERTAIN,
     LIST_LIMIT_MAX,
+    AccountDeleted,
     AccountInfo,
-    AccountNotEmpty,
     Consistency,
     ContainerInfo,
     ContainerListing,
@@ -60,6 +60,7 @@ from storage_node.operations import (
     Space,
     Status,
 )
+from storage_node.timestamp import microseconds
 
 CONTAINER, ACCOUNT = int(Space.CONTAINER), int(Space.ACCOUNT)
 """As the wire takes them: plain numbers."""
@@ -67,6 +68,11 @@ _DEGRADED = Consistency(degraded=True)
 _KNOWN_CONTAINER_S = 5.0
 """How long a proxy takes a container that it has seen for existing. The devices check again with each row."""
 _KNOWN_CONTAINERS_MAX = 10_000
+DELETED = "sys:deleted"
+"""The metadata item of an account that was deleted: when, in microseconds since 1970."""
+GRAVES_ACCOUNT = ".ringstead"
+GRAVES = b"\x00graves"
+"""The internal container whose rows are the names of deleted accounts, for the reaper."""
 SETTLE_S = (0.005, 0.02, 0.05, 0.1, 0.2, 0.4)
 """Waits between looks at a container that is empty by the newest rows, but not at every replica yet."""
 
@@ -83,6 +89,12 @@ def container_key(account: str, container: bytes) -> bytes:
     return b"/" + account.encode() + b"/" + container
 
 
+def split_object_key(key: bytes) -> tuple[str, bytes, bytes]:
+    """The account, container and name of an object's key."""
+    _, account, container, name = key.split(b"/", 3)
+    return account.decode(), container, name
+
+
 def internal(container: bytes) -> bool:
     """Whether the name is one of ours, that no client may use."""
     return container[:1] == b"\x00"
@@ -94,21 +106,26 @@ class ContainerStore:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self._known: dict[tuple[str, bytes], float] = {}
+        self._accounts: dict[str, tuple[float, bool]] = {}
+        """When each was looked at, and whether it was deleted."""
 
     # ------------------------------------------------------------------------------------------------------- accounts
 
     async def head_account(self, account: str) -> AccountInfo:
         """An account's totals and metadata. Raises NoSuchAccount, Unavailable."""
         catalog, consistency = await self._catalog(ACCOUNT, account_key(account))
-        if catalog is None or not _live(catalog):
-            raise NoSuchAccount(f"account {account} does not exist")
-        return _account_info(catalog, consistency)
+        return _visible_account(account, catalog, consistency)
 
     async def create_account(self, account: str, metadata: Metadata) -> bool:
-        """Create an account, or merge metadata into it; True if it is new. Cheap when there is nothing to do."""
+        """Create an account, or merge metadata into it; True if it is new. Cheap when there is nothing to do.
+
+        Raises AccountDeleted while what an earlier one held is not removed yet.
+        """
         try:
             await self.head_account(account)
             new = False
+        except AccountDeleted:
+            raise
         except NoSuchAccount:
             new = True
         if new or metadata:
@@ -117,30 +134,77 @@ class ContainerStore:
 
     async def update_account(self, account: str, changes: Mapping[str, str]) -> None:
         """Merge metadata; an empty value removes its item. Raises NoSuchAccount."""
+        await self.head_account(account)
         if not await self._put_catalog(ACCOUNT, account_key(account), changes, create=False):
             raise NoSuchAccount(f"account {account} does not exist")
 
+    async def ensure_account(self, account: str) -> None:
+        """Raise AccountDeleted if the account was deleted more than a few seconds ago. Nothing else is asked of it.
+
+        An account whose devices are all away is taken for what it was, so that its data does not depend on it.
+        """
+        now_s = self.cluster.monotonic()
+        seen = self._accounts.get(account)
+        if seen is None or now_s > seen[0] + _KNOWN_CONTAINER_S:
+            try:
+                catalog, _ = await self._catalog(ACCOUNT, account_key(account))
+            except Unavailable:
+                if seen is None:
+                    return
+            else:
+                if len(self._accounts) >= _KNOWN_CONTAINERS_MAX:
+                    self._accounts.clear()
+                seen = now_s, catalog is not None and _live(catalog) and DELETED in _metadata(catalog)
+                self._accounts[account] = seen
+        if seen is not None and seen[1]:
+            raise AccountDeleted(f"account {account} was deleted")
+
     async def delete_account(self, account: str) -> None:
-        """Delete an account that has no containers. Raises NoSuchAccount, AccountNotEmpty."""
-        info = await self.head_account(account)
-        if info.container_count:
-            raise AccountNotEmpty(f"account {account} still has {info.container_count} containers")
-        if not await self._delete_catalog(ACCOUNT, account_key(account), info.metadata):
-            raise AccountNotEmpty(f"account {account} has just been given a container")
+        """Delete an account: it and all that it holds are hidden, and the reaper removes them. Raises NoSuchAccount.
+
+        A row for the reaper comes first; where this process dies before the mark, the row means nothing.
+        """
+        await self.head_account(account)
+        timestamp = self.cluster.clock.stamp()
+        name = account.encode()
+        try:
+            await self.put_row(GRAVES_ACCOUNT, GRAVES, name, timestamp, 0, 0, b"")
+        except NoSuchContainer:
+            await self.create_container(GRAVES_ACCOUNT, GRAVES, {})
+            await self.put_row(GRAVES_ACCOUNT, GRAVES, name, timestamp, 0, 0, b"")
+        changes = {DELETED: str(microseconds(timestamp))}
+        if not await self._put_catalog(ACCOUNT, account_key(account), changes, create=False):
+            raise NoSuchAccount(f"account {account} does not exist")
+        self._accounts.pop(account, None)
+
+    async def account_metadata(self, account: str) -> Metadata | None:
+        """An account's metadata, also of one that is marked as deleted; None where there is no account."""
+        catalog, _ = await self._catalog(ACCOUNT, account_key(account))
+        return _metadata(catalog) if catalog is not None and _live(catalog) else None
+
+    async def bury_account(self, account: str) -> bool:
+        """Take away a deleted account that nothing is left in; False where something is."""
+        catalog, _ = await self._catalog(ACCOUNT, account_key(account))
+        if catalog is None or not _live(catalog):
+            return True
+        if catalog.row_count or DELETED not in _metadata(catalog):
+            return False
+        gone = bool(await self._delete_catalog(ACCOUNT, account_key(account), _metadata(catalog)))
+        self._accounts.pop(account, None)
+        return gone
 
     async def list_containers(self, account: str, query: ListQuery) -> ContainerListing:
         """A page of an account's containers. Raises NoSuchAccount."""
         key = account_key(account)
         catalog, consistency, rows, truncated = await self._rows(ACCOUNT, key, query)
-        if catalog is None or not _live(catalog):
-            raise NoSuchAccount(f"account {account} does not exist")
+        info = _visible_account(account, catalog, consistency)
         items = tuple(
             ListedPrefix(row.prefix)
             if isinstance(row, CommonPrefix)
             else ListedContainer(row.name, row.timestamp, row.object_count, row.size_bytes)
             for row in rows
         )
-        return ContainerListing(_account_info(catalog, consistency), items, truncated)
+        return ContainerListing(info, items, truncated)
 
     # ----------------------------------------------------------------------------------------------------- containers
 
@@ -186,6 +250,14 @@ class ContainerStore:
         if not internal(container):
             await self._put_account_row(account, container, timestamp, deleted=True, only_if_new=False)
 
+    async def unlist_container(self, account: str, row: Row) -> None:
+        """Take a container that is gone out of its account's listing, where whoever deleted it did not come to that."""
+        catalog, _ = await self._catalog(CONTAINER, container_key(account, row.name))
+        if catalog is not None and _live(catalog):
+            return
+        timestamp = max(row.timestamp + 1, catalog.deleted_timestamp if catalog is not None else 0)
+        await self._put_account_row(account, row.name, timestamp, deleted=True, only_if_new=False)
+
     async def _until_empty(self, account: str, container: bytes) -> None:
         """Until every replica at hand says that the container is empty. Raises ContainerNotEmpty if it is not.
 
@@ -214,6 +286,13 @@ class ContainerStore:
         last = rows[-1] if rows else None
         marker = b"" if last is None else last.prefix if isinstance(last, CommonPrefix) else last.name
         return ObjectListing(_container_info(catalog, consistency), items, truncated, marker)
+
+    async def list_rows(self, space: int, key: bytes, query: ListQuery) -> Sequence[Row]:
+        """The plain rows of a page of a catalog's listing; none where there is no such catalog. Raises Unavailable."""
+        catalog, _, rows, _ = await self._rows(space, key, query)
+        if catalog is None or not _live(catalog):
+            return ()
+        return [row for row in rows if isinstance(row, Row)]
 
     async def ensure_container(self, account: str, container: bytes) -> None:
         """Raise NoSuchContainer unless the container exists, or was seen to exist a few seconds ago."""
@@ -412,6 +491,16 @@ def _metadata(catalog: Catalog) -> Metadata:
         for name, (value, set_at) in catalog.meta.items()
         if value and set_at >= created
     }
+
+
+def _visible_account(account: str, catalog: Catalog | None, consistency: Consistency) -> AccountInfo:
+    """What a client may see of an account. Raises NoSuchAccount, AccountDeleted."""
+    if catalog is None or not _live(catalog):
+        raise NoSuchAccount(f"account {account} does not exist")
+    info = _account_info(catalog, consistency)
+    if DELETED in info.metadata:
+        raise AccountDeleted(f"account {account} was deleted")
+    return info
 
 
 def _account_info(catalog: Catalog, consistency: Consistency) -> AccountInfo:

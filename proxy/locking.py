@@ -118,7 +118,7 @@ async def hold_object(
             if answer.status == Status.APPLIED:
                 holders.append(replica)
                 entry = answer.entry
-                if entry is not None and (newest is None or entry.timestamp > newest.timestamp):
+                if entry is not None and (newest is None or version_of(entry) > version_of(newest)):
                     newest = entry
             elif answer.status in (Status.LOCKED, Status.NEWER):
                 contended = True
@@ -136,6 +136,11 @@ async def hold_object(
         await trio.sleep(delay_s * draw())
         delay_s = min(2 * delay_s, RETRY_MAX_S)
     raise PreconditionFailed("another conditional write of this object is under way", "If-None-Match", racing=True)
+
+
+def version_of(entry: Entry) -> tuple[int, bool, int]:
+    """What decides which of two entries is the newer."""
+    return entry.timestamp, entry.deleted, entry.meta_timestamp
 
 
 def _ignore(_: Answer) -> None:

@@ -13,6 +13,7 @@ reserved first letters, which each dialect translates at its edge:
                       checksum:type is FULL_OBJECT or COMPOSITE
     delete-at         seconds since 1970, for the expirer
     dlo               container/prefix of a dynamic large object
+    sys:deleted       of an account: when it was deleted, in microseconds since 1970, for the reaper
     sys:NAME          anything else that one dialect must remember and the other may ignore
 
 Invariants:
@@ -255,6 +256,10 @@ class NoSuchAccount(StoreError):
     """The account does not exist."""
 
 
+class AccountDeleted(NoSuchAccount):
+    """The account was deleted, and what was in it is about to be removed: till then it can't be made again."""
+
+
 class NoSuchContainer(StoreError):
     """The container does not exist."""
 
@@ -273,10 +278,6 @@ class ContainerExists(StoreError):
 
 class ContainerNotEmpty(StoreError):
     """Only empty containers are deleted."""
-
-
-class AccountNotEmpty(StoreError):
-    """Only empty accounts are deleted."""
 
 
 class PreconditionFailed(StoreError):

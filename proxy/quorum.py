@@ -37,6 +37,9 @@ WRITE_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 3.0
 STAMP_ATTEMPTS = 16
 """How often a write is stamped again because devices held something newer."""
+LOCKED_WAIT_S = 0.004
+"""How long new metadata waits for a conditional write of its object, doubled each time up to LOCKED_WAIT_MAX_S."""
+LOCKED_WAIT_MAX_S = 0.25
 
 _REPLACEABLE = frozenset((Status.UNREACHABLE, Status.BUSY, Status.FULL, Status.FENCED))
 _ANSWERED = frozenset((Status.FOUND, Status.MISSING))
@@ -209,7 +212,7 @@ async def write_newest(
     `make` gives the operation for a timestamp. Statuses in `also_final` are returned to the caller when they prevented a
     majority; any other shortage raises `Unavailable`, `InsufficientStorage` or `NameInvalid`.
     """
-    for _ in range(STAMP_ATTEMPTS):
+    for attempt in range(STAMP_ATTEMPTS):
         timestamp = cluster.clock.stamp()
         result = await write(cluster, placement, make(timestamp), success)
         if result.applied >= placement.need:
@@ -219,6 +222,8 @@ async def write_newest(
         if not result.newest_timestamp:
             raise shortage(result.statuses, result.detail, result.applied, placement.need)
         cluster.clock.observe(result.newest_timestamp)
+        if Status.LOCKED in result.statuses:
+            await trio.sleep(min(LOCKED_WAIT_S * 2**attempt, LOCKED_WAIT_MAX_S))
     raise Unavailable("the object is being written by others all the time; retry")
 
 

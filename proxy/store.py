@@ -37,6 +37,8 @@ from proxy.conditions import check_copy_source, check_read, check_write
 from proxy.containers import ContainerStore, container_key
 from proxy.dynamic import DLO, assembled
 from proxy.entry import object_info, pack_manifest, pack_meta, row_payload, unpack_manifest
+from proxy.expiry_queue import ExpiryQueue, delete_at_of
+from proxy.leavings import Leavings
 from proxy.locking import Hold, hold_object
 from proxy.model import (
     NO_CONDITIONS,
@@ -129,6 +131,8 @@ class ObjectStore(ContainerStore):
 
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(cluster)
+        self.expiry_queue = ExpiryQueue(self)
+        self.leavings = Leavings(self)
 
     # ---------------------------------------------------------------------------------------------------------- reads
 
@@ -177,11 +181,15 @@ class ObjectStore(ContainerStore):
             if DLO in info.metadata and not raw_manifest:
                 return await assembled(self, account, version.key, info)
             return info
-        manifest = unpack_manifest(await self._whole(version))
+        manifest = unpack_manifest(await self.read_version(version))
         return object_info(entry, consistency, manifest)
 
-    async def _whole(self, version: Version) -> bytes:
-        """All bytes of one (manifest's) version."""
+    async def find(self, target: ObjectName) -> Version:
+        """The newest version of an object on any device that can be reached, a tombstone perhaps. Raises Unavailable."""
+        return await find_version(self.cluster, target.key, data=True, newest=True)
+
+    async def read_version(self, version: Version) -> bytes:
+        """All bytes of one version, which is a manifest. Raises Unavailable."""
         if version.data is not None:
             return version.data
         assert version.entry is not None
@@ -248,6 +256,7 @@ class ObjectStore(ContainerStore):
         target = ObjectName(account, container, name)
         data = pack_manifest(manifest)
         meta = pack_meta(etag, request.content_type, size_bytes, request.metadata)
+        await self._announce_end(target, delete_at_of(request.metadata))
         if len(data) <= SMALL_BYTES_MAX:
             timestamp, result = await self._commit_small(target, data, meta, request.conditions, manifest=True)
         else:
@@ -259,6 +268,7 @@ class ObjectStore(ContainerStore):
     ) -> ObjectInfo:
         """Replace an object's metadata (all of it), and its content type if one is given. Raises NoSuchObject."""
         target = ObjectName(account, container, name)
+        await self._announce_end(target, delete_at_of(metadata))
         for _ in range(4):
             version = await find_version(self.cluster, target.key, data=False)
             info = await self._describe(account, container, version, raw_manifest=True)
@@ -372,7 +382,8 @@ class ObjectStore(ContainerStore):
             md5 = hashlib.md5(data, usedforsecurity=False)
         else:
             md5 = await trio.to_thread.run_sync(_md5, data)
-        etag, meta = self._seal(md5.digest(), len(data), request)
+        etag, meta, due_s = self._seal(md5.digest(), len(data), request)
+        await self._announce_end(target, due_s)
         timestamp, result = await self._commit_small(target, data, meta, request.conditions, manifest=False)
         return await self._finish_put(target, timestamp, result, etag, len(data), request.content_type, meta, None)
 
@@ -382,22 +393,28 @@ class ObjectStore(ContainerStore):
         upload = await self._upload(target)
         try:
             await upload.send(pieces, body)
-            etag, meta = self._seal(upload.md5, upload.size_bytes, request)
+            etag, meta, due_s = self._seal(upload.md5, upload.size_bytes, request)
+            await self._announce_end(target, due_s)
             timestamp, result = await self._commit_upload(target, upload, meta, request.conditions, manifest=False)
         finally:
             await upload.abort()
         size_bytes = upload.size_bytes
         return await self._finish_put(target, timestamp, result, etag, size_bytes, request.content_type, meta, None)
 
-    def _seal(self, md5: bytes, size_bytes: int, request: PutObjectRequest) -> tuple[str, bytes]:
-        """The etag and packed metadata of a body that has arrived whole."""
+    async def _announce_end(self, target: ObjectName, due_s: int | None) -> None:
+        """Before an object is written: note when it is to be deleted, if it is."""
+        if due_s is not None:
+            await self.expiry_queue.add(target.key, due_s)
+
+    def _seal(self, md5: bytes, size_bytes: int, request: PutObjectRequest) -> tuple[str, bytes, int | None]:
+        """The etag and packed metadata of a body that has arrived whole, and when it is to be deleted."""
         if request.expected_md5 is not None and request.expected_md5 != md5:
             raise BadDigest("the body's MD5 is not the one that was announced")
         metadata: Mapping[str, str] = request.metadata
         if request.late_metadata is not None:
             metadata = {**metadata, **request.late_metadata()}
         etag = md5.hex()
-        return etag, pack_meta(etag, request.content_type, size_bytes, metadata)
+        return etag, pack_meta(etag, request.content_type, size_bytes, metadata), delete_at_of(metadata)
 
     async def _upload(self, target: ObjectName) -> Upload:
         """An upload to the target's devices, begun once this clock is past what they hold."""

@@ -12,6 +12,8 @@ Rules that are not obvious:
   come; the latest is kept as `touched`, and a deletion before it is late, hence NEWER.
 - A deletion of what was never here is recorded all the same, so that a creation that is older and comes later loses.
 - Locks are memory only: a restart forgets them and the writer is told LOCK_LOST.
+- New metadata waits for a lock (LOCKED) whatever its timestamp: the lock's holder may be deleting the data because of what
+  the metadata said, and unlike a new object it can't come after that.
 """
 
 from __future__ import annotations
@@ -327,10 +329,8 @@ class Decider(Installer):
             return Written(Status.REFUSED, detail=problem)
         if self.batch.room < ROOM_FOR_ALL:
             return _FULL
-        if self._locks:
-            refused = self._lock_refuses(hash_, timestamp, None)
-            if refused is not None:
-                return refused
+        if self._locks and (held := self._held(hash_)):
+            return Written(Status.LOCKED, held)
         old = self.lookup(b"\x00" + hash_)
         if old is None:
             return _MISSING

@@ -112,6 +112,7 @@ class UpdateObject(NamedTuple):
     """Replace the metadata of the object written at `data_timestamp`. -> Written
 
     MISSING if the device does not hold that very version (the replicator will bring it, metadata included).
+    LOCKED while a LockObject holds the object.
     """
 
     hash: bytes
@@ -124,8 +125,9 @@ class UpdateObject(NamedTuple):
 class LockObject(NamedTuple):
     """Prepare a conditional write: hold the object for `timestamp` and say what is there. -> Locked
 
-    While it is held, another lock is answered LOCKED, and an unconditional write with a timestamp before the lock's is
-    answered NEWER (so that it stamps again and comes after). Locks live in memory, for `lease_ms` at most.
+    While it is held, another lock and an update of the metadata are answered LOCKED, and an unconditional write with a
+    timestamp before the lock's is answered NEWER (so that it stamps again and comes after). Locks live in memory, for
+    `lease_ms` at most.
     """
 
     hash: bytes

@@ -73,6 +73,7 @@ class S3App:
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._settings = settings
+        self._store = store
         self._registry = BucketRegistry(store, now_us)
         self._authenticator = Authenticator(identity, settings, pool or HashPool(), now_us)
         self._posting = Posting(store, identity, self._registry, now_us)
@@ -153,6 +154,7 @@ class S3App:
         if expected_owner is not None and expected_owner.decode("latin-1") not in _names_of(call):
             raise S3Error("AccessDenied")
         try:
+            await self._store.ensure_account(call.account)
             return await run(call)
         except (NoSuchContainer, NoSuchAccount):
             if operation in ("CreateBucket", "ListBuckets"):

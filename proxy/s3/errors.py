@@ -176,9 +176,11 @@ def from_store_error(error: model.StoreError, bucket: str, key: str) -> S3Error:
     match error:
         case model.NoSuchObject():
             return S3Error("NoSuchKey", fields=(("Key", key),))
+        case model.AccountDeleted():
+            return S3Error("AccessDenied", "The account was deleted.")
         case model.NoSuchContainer() | model.NoSuchAccount():
             return S3Error("NoSuchBucket", fields=(("BucketName", bucket),))
-        case model.ContainerNotEmpty() | model.AccountNotEmpty():
+        case model.ContainerNotEmpty():
             return S3Error("BucketNotEmpty", fields=(("BucketName", bucket),))
         case model.ContainerExists():
             return S3Error("BucketAlreadyExists", fields=(("BucketName", bucket),))

@@ -53,13 +53,14 @@ class BucketRegistry:
     async def locate(self, bucket: bytes, user: User) -> str:
         """The account of a bucket that is not in the user's own account, if the user may reach it.
 
-        Raises S3's NoSuchBucket or AccessDenied; Unavailable.
+        Raises S3's NoSuchBucket or AccessDenied; AccountDeleted; Unavailable.
         """
         owner = await self.owner(bucket)
         if owner is None or owner == user.account:
             raise S3Error("NoSuchBucket", fields=(("BucketName", bucket.decode()),))
         if not user.admin:
             raise S3Error("AccessDenied")
+        await self._store.ensure_account(owner)
         return owner
 
     async def claim(self, bucket: bytes, account: str) -> str:

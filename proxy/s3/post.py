@@ -71,6 +71,7 @@ class Posting:
             content_type, metadata, late_metadata=digesting.checksum_metadata if digesting is not None else None
         )
         try:
+            await self._store.ensure_account(user.account)
             info = await self._store.put_object(user.account, bucket, key, digesting or body, put)
         except (NoSuchContainer, NoSuchAccount):
             account = await self._registry.locate(bucket, user)

@@ -119,6 +119,8 @@ class SwiftApp:
             user = service.identity.known_token(token) or await service.identity.by_token(token)
         call = Call(request, target, user, signed or (user is not None and owns(user, target.account)))
         operation = operation_of(call)
+        if target.container:
+            await service.store.ensure_account(target.account)
         if not call.owner:
             await self._check_rights(call)
         response = await operation(service, call)

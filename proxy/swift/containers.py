@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from proxy.http.message import HeaderList, Response
 from proxy.model import (
+    AccountDeleted,
     AccountInfo,
     ContainerInfo,
     ContainerListing,
@@ -62,12 +63,16 @@ async def head_account(service: Service, call: Call) -> Response:
 
 
 async def put_account(service: Service, call: Call) -> Response:
-    """PUT: 201, 202; for administrators, since accounts of users make themselves."""
+    """PUT: 201, 202; 403 while the reaper has not removed what a deleted one held. For administrators."""
     _administrator(call)
     changes = catalog_changes(call.headers, b"account", service.settings)
     with suppress(NoSuchAccount):
         check_merged((await service.store.head_account(call.account)).metadata, changes, service.settings)
-    new = await service.store.create_account(call.account, changes)
+    try:
+        new = await service.store.create_account(call.account, changes)
+    except AccountDeleted as error:
+        message = "the account was deleted, and what it held is not removed yet"
+        raise SwiftError(403, message, headers=((b"X-Account-Status", b"Deleted"),)) from error
     return Response(201, [HTML]) if new else Response(202, [HTML], page(202))
 
 
@@ -76,8 +81,8 @@ async def post_account(service: Service, call: Call) -> Response:
     changes = catalog_changes(call.headers, b"account", service.settings)
 
     async def update() -> None:
+        info = await service.store.head_account(call.account)
         if changes:
-            info = await service.store.head_account(call.account)
             check_merged(info.metadata, changes, service.settings)
             await service.store.update_account(call.account, changes)
 
@@ -86,7 +91,7 @@ async def post_account(service: Service, call: Call) -> Response:
 
 
 async def delete_account(service: Service, call: Call) -> Response:
-    """DELETE: 204; 409 while there are containers. For administrators."""
+    """DELETE: 204; all that the account holds is gone for clients, and removed later. For administrators."""
     _administrator(call)
     await service.store.delete_account(call.account)
     return Response(204, [HTML])

@@ -108,7 +108,7 @@ def _from_store(error: model.StoreError) -> SwiftError:
     match error:
         case model.NoSuchAccount() | model.NoSuchContainer() | model.NoSuchObject():
             return SwiftError(404)
-        case model.ContainerNotEmpty() | model.AccountNotEmpty() | model.ContainerExists():
+        case model.ContainerNotEmpty() | model.ContainerExists():
             return SwiftError(409, str(error))
         case model.PreconditionFailed():
             return SwiftError(412, str(error))

@@ -141,9 +141,9 @@ class Model:
         return answer if answer.timestamp else Written(Status.MISSING)
 
     def _update(self, operation: UpdateObject) -> Written:
-        refused = self._refused(operation.hash, operation.timestamp, None)
-        if refused:
-            return refused
+        held = self.locks.get(operation.hash, 0)
+        if held:
+            return Written(Status.LOCKED, held)
         old = self.objects.get(operation.hash)
         if old is None:
             return Written(Status.MISSING)

@@ -159,7 +159,23 @@ async def test_accounts_are_managed_by_administrators(cloud: Cloud) -> None:
     assert (await cloud.ask("PUT", "/v1/AUTH_new", by="root")).status == 202
     assert (await cloud.ask("DELETE", "/v1/AUTH_new", by="root")).status == 204
     assert (await cloud.ask("HEAD", "/v1/AUTH_new", by="root")).status == 404
-    assert (await cloud.ask("DELETE", "/v1/AUTH_science", by="root")).status == 409
+    assert (await cloud.ask("DELETE", "/v1/AUTH_new", by="root")).status == 404
     for method in ("PUT", "DELETE"):
         assert (await cloud.ask(method, "/v1/AUTH_science")).status == 403
     assert (await cloud.ask("GET", "/v1/.ringstead", by="root")).status == 403
+
+
+async def test_a_deleted_account_is_gone_for_everybody(cloud: Cloud) -> None:
+    """What it held can't be read, listed, written or changed by anybody, nor the account made again; others go on."""
+    await cloud.put("c/o", b"x")
+    await cloud.ask("POST", "c", x_container_read=".r:*,.rlistings")
+    assert (await cloud.ask("GET", "c/o", by=None)).status == 200
+    assert (await cloud.ask("DELETE", "/v1/AUTH_science", by="root")).status == 204
+    for by in ("ada", "root"):
+        for method, path in (("GET", "c/o"), ("HEAD", "c"), ("GET", ""), ("PUT", "c/p"), ("PUT", "d"), ("POST", "")):
+            answer = await cloud.ask(method, path, b"x" if path == "c/p" else None, by=by)
+            assert answer.status == 404, (by, method, path)
+    assert (await cloud.ask("GET", "c/o", by=None)).status == 404
+    answer = await cloud.ask("PUT", "/v1/AUTH_science", by="root")
+    assert (answer.status, answer.headers["x-account-status"]) == (403, "Deleted")
+    assert (await cloud.ask("PUT", "/v1/AUTH_art/c", by="bob")).status == 201
