@@ -373,6 +373,16 @@ class Hypervisor(Protocol):
         stay, detached."""
         ...
 
+    async def remove_vm(self, uuid: str) -> None:
+        """One VM by the pool's uuid, with the disks that are its own: a leftover of a broken build, or a twin, that the
+        reconciler found. Content when it is gone. Refused without this cluster's mark, WrongState while it runs."""
+        ...
+
+    async def remove_disk(self, uuid: str) -> None:
+        """One disk by the pool's uuid, that a broken copy left. Refused without this cluster's mark, WrongState while it is
+        attached."""
+        ...
+
     async def set_name(self, server_id: str, name: str) -> None:
         """What the pool's own tools call the VM."""
         ...
