@@ -30,8 +30,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from ring.shuffle import mix
 from ring.topology import Device, Kind
+from ring.walk import WalkOrder
 
 PART_POWER_MAX = 32
 REPLICA_COUNT_MAX = 64
@@ -103,7 +103,7 @@ class Ring:
         self.replica_count = len(table) - short_count / self.part_count
         self._shift = 128 - part_power
         self._tuples: list[tuple[Device, ...] | None] = [None] * self.part_count
-        self._orders: dict[Kind, _Order] = {}
+        self._orders: dict[Kind, WalkOrder] = {}
         self._handoffs: dict[int, tuple[Device, ...]] = {}
 
     @classmethod
@@ -167,7 +167,9 @@ class Ring:
         """
         order = self._orders.get(kind)
         if order is None:
-            order = self._orders[kind] = _Order([device for device in self.devices if device and device.kind == kind])
+            order = self._orders[kind] = WalkOrder(
+                [device for device in self.devices if device and device.kind == kind]
+            )
         return order.walk(self._handoff_number(number), self.seed, after)
 
     @property
@@ -200,67 +202,6 @@ class Ring:
         self._tuples[start : start + len(columns)] = [
             tuple([devices[number] for number in row if number != NO_DEVICE]) for row in columns
         ]
-
-
-class _Order:
-    """The devices of one kind as arrays, ready to be put in the order of a walk."""
-
-    __slots__ = ("devices", "index_of", "log_base", "nodes", "regions", "salts", "weights", "zones")
-
-    def __init__(self, devices: list[Device]) -> None:
-        self.devices = devices
-        self.index_of = {device.id: index for index, device in enumerate(devices)}
-        self.weights = np.array([device.weight for device in devices], dtype=np.float64)
-        self.salts = np.array([device.id for device in devices], dtype=np.uint64)
-        self.regions = _numbers([device.tiers[0] for device in devices])
-        self.zones = _numbers([device.tiers[1] for device in devices])
-        self.nodes = _numbers([device.tiers[2] for device in devices])
-
-    def walk(self, number: int, seed: int, after: tuple[Device, ...]) -> tuple[Device, ...]:
-        """The devices, without `after`, each as far as possible from those before it."""
-        used = [self.index_of[device.id] for device in after if device.id in self.index_of]
-        rank = self._weighted_rank(number, seed)
-        rest = np.ones(len(self.devices), dtype=bool)
-        rest[used] = False
-        chosen = np.flatnonzero(rest)
-        keys: tuple[NDArray[np.int64], ...] = (rank[chosen],)
-        for domain in (self.nodes, self.zones, self.regions):
-            taken = np.bincount(domain[used], minlength=len(self.devices) + 1)
-            keys = (*keys, _turn(domain[chosen], keys) + taken[domain[chosen]])
-        # A device that takes nothing is the last resort, wherever it stands.
-        idle = (self.weights[chosen] == 0).astype(np.int64)
-        return tuple(self.devices[index] for index in chosen[np.lexsort((*keys, idle))])
-
-    def _weighted_rank(self, number: int, seed: int) -> NDArray[np.int64]:
-        """Weighted random order (Efraimidis and Spirakis 2006): the smallest of -log(u) / weight comes first."""
-        if not self.devices:
-            return np.zeros(0, dtype=np.int64)
-        with np.errstate(over="ignore"):
-            start = mix(np.array([number ^ seed], dtype=np.uint64))[0]
-            words = mix(start ^ mix(self.salts))
-        uniform = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-        with np.errstate(divide="ignore"):
-            arrival = -np.log(uniform) / self.weights
-        rank = np.empty(len(arrival), dtype=np.int64)
-        rank[np.lexsort((uniform, arrival))] = np.arange(len(arrival))
-        return rank
-
-
-def _turn(domain: NDArray[np.int64], keys: tuple[NDArray[np.int64], ...]) -> NDArray[np.int64]:
-    """For each device its turn within its domain, when the domain's devices are ordered by `keys` (last is first)."""
-    order = np.lexsort((*keys, domain))
-    ordered = domain[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(ordered) else np.zeros(0, dtype=np.intp)
-    lengths = np.diff(np.r_[starts, len(ordered)])
-    turn = np.empty(len(domain), dtype=np.int64)
-    turn[order] = np.arange(len(ordered)) - np.repeat(starts, lengths)
-    return turn
-
-
-def _numbers(tiers: list[tuple[int | str, ...]]) -> NDArray[np.int64]:
-    """A small number for each distinct tier, in the order of first appearance."""
-    seen: dict[tuple[int | str, ...], int] = {}
-    return np.array([seen.setdefault(tier, len(seen)) for tier in tiers], dtype=np.int64)
 
 
 def _check_shape(ring: Ring) -> None:

@@ -153,6 +153,21 @@ class SrUsage:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """What a call changed, for whoever keeps a picture of the claims (`Inventory.apply`).
+
+    claims      what the owners hold now, also where the call was a repetition that changed nothing
+    gone        what they held and hold no longer
+    hosts, srs  what is claimed, after the call, of each host and SR that it touched
+    """
+
+    claims: tuple[Claim, ...] = ()
+    gone: tuple[Claim, ...] = ()
+    hosts: tuple[HostUsage, ...] = ()
+    srs: tuple[SrUsage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Quota:
     """What a project may hold; None is no limit. Only held claims count, so a move needs no spare quota."""
 
@@ -177,32 +192,32 @@ class ProjectUsage:
 class Claims(Protocol):
     """Who keeps the claims. Calls block (they belong in a worker thread where a database is behind them); thread-safe."""
 
-    def commit(self, batch: Batch) -> tuple[Claim, ...]:
-        """Claim all of the batch, or nothing. The claims, also when this very batch was committed before.
+    def commit(self, batch: Batch) -> Change:
+        """Claim all of the batch, or nothing. The same answer when this very batch was committed before.
 
         Conflict if a host or SR is closed or full or a group policy would break, now; QuotaExceeded; KeyReused; KeySpent;
         ClaimStateError if an owner holds already (role HELD), or holds nothing or moves already (role TARGET).
         """
         ...
 
-    def release(self, owners: Iterable[str]) -> tuple[Claim, ...]:
-        """Let go of all that these owners hold, both roles, at once. What was let go; owners without claims are no error."""
+    def release(self, owners: Iterable[str]) -> Change:
+        """Let go of all that these owners hold, both roles, at once. Owners without claims are no error."""
         ...
 
-    def finish_move(self, owners: Iterable[str]) -> tuple[Claim, ...]:
-        """Make the targets of these owners what they hold, and let go of what they held; at once. Their claims now.
+    def finish_move(self, owners: Iterable[str]) -> Change:
+        """Make the targets of these owners what they hold, and let go of what they held; at once.
 
         Owners that hold and have no target are left as they are (so it can be repeated). ClaimStateError for one that
         holds nothing.
         """
         ...
 
-    def abort_move(self, owners: Iterable[str]) -> tuple[Claim, ...]:
-        """Let go of the targets of these owners, at once. What was let go; owners without a target are no error."""
+    def abort_move(self, owners: Iterable[str]) -> Change:
+        """Let go of the targets of these owners, at once. Owners without a target are no error."""
         ...
 
-    def grow(self, owner: str, disk_id: str, size_bytes: int) -> Claim:
-        """Make a held disk that large; repeatable, never smaller. The claim now.
+    def grow(self, owner: str, disk_id: str, size_bytes: int) -> Change:
+        """Make a held disk that large; repeatable, never smaller.
 
         Conflict if its SR is full, QuotaExceeded, ClaimStateError if the owner holds no such disk.
         """
