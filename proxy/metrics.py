@@ -6,7 +6,8 @@ requests. Counting must cost the hot path next to nothing.
 Idea: a worker counts in plain lists, one for each (dialect, method, status), in well under a microsecond a request; the
 exposition format is made only when somebody asks. Once a second, and at each scrape, a worker leaves its counts in a file of
 its own in a folder that the workers share; whoever is scraped answers for all, each series with a `worker` label. One
-target to configure, and it stays the same with any number of workers.
+target to configure, and it stays the same with any number of workers. What the other services of the machine have left
+(node_metrics.py) is shown with it.
 
 Rejected: prometheus_client's own multiprocess mode (a write into a mmap for each count, files of dead processes that only
 grow, no custom collectors); a port for each worker (targets that come and go with the number of workers).
@@ -33,6 +34,8 @@ import trio
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from proxy.node_metrics import COUNTER, Family, left_here
 
 log = structlog.get_logger("proxy.metrics")
 
@@ -139,11 +142,14 @@ class Metrics:
         """The exposition of this worker's counts and of those that the others have left."""
         own = self.snapshot()
         others: list[dict[str, Any]] = []
+        families: list[Family] = []
         if self._folder is not None:
             await self._write(own)
             others = await trio.to_thread.run_sync(self._read_others)
+            families = await trio.to_thread.run_sync(left_here, self._folder, self._clock())
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Snapshots([own, *others]))
+        registry.register(_Left(families))
         return generate_latest(registry)
 
     def _path(self, folder: Path) -> Path:
@@ -185,6 +191,14 @@ class Metrics:
             except (OSError, ValueError, KeyError, TypeError, IndexError):
                 continue  # it went away, or is not one of ours
         return found
+
+
+async def node_page(folder: Path, clock: Callable[[], float] = time.time) -> bytes:
+    """The exposition of what services have left in a folder, for a machine without a proxy."""
+    families = await trio.to_thread.run_sync(left_here, folder, clock())
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Left(families))
+    return generate_latest(registry)
 
 
 def _checked(snapshot: dict[str, Any]) -> dict[str, Any]:
@@ -280,6 +294,23 @@ class _Snapshots(Collector):
                 )
                 family.add_metric((snapshot["worker"],), value)
         yield from families.values()
+
+
+class _Left(Collector):
+    """What other services left, as metric families."""
+
+    def __init__(self, families: Sequence[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        """Each family once."""
+        for family in self._families:
+            labels = sorted({label for labels, _ in family.samples for label in labels})
+            make = CounterMetricFamily if family.kind == COUNTER else GaugeMetricFamily
+            metric = make(family.name, family.text, labels=labels)
+            for said, value in family.samples:
+                metric.add_metric([said.get(label, "") for label in labels], value)
+            yield metric
 
 
 def _cumulative(buckets: Sequence[int]) -> list[tuple[str, float]]:

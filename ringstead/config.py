@@ -155,6 +155,10 @@ class DaemonsConfig(ServiceConfig):
         Path("daemons.json"),
         "Where it is kept what `ringstead daemon` has paused and how fast it lets things go. That outranks the rates here.",
     )
+    metrics_listen: str = setting(
+        "",
+        "IP:PORT to show this node's metrics at, for a machine without a proxy. Empty: its proxies show them at /metrics.",
+    )
     replicator_interval_s: float = setting(
         10.0, "How often all replicas are compared. Seconds.", minimum=0.1, maximum=86400.0
     )

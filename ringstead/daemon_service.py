@@ -29,6 +29,8 @@ from ringstead.config import DaemonsConfig
 from ringstead.control import control_path, serve_control
 from ringstead.daemon_desk import Desk
 from ringstead.daemon_state import DaemonState
+from ringstead.errors import ClusterBusy, ConfigError
+from ringstead.node_figures import leave_figures
 from ringstead.process import Stop
 from ringstead.relisting import Relister
 from ringstead.services import addresses, devices_of_node, load_generations
@@ -53,6 +55,9 @@ async def run_daemons(config: DaemonsConfig, stop: Stop, ready: Callable[[], Non
             follow_rings, peers, generations, lambda rings: devices_of_node(rings, config.node, config.devices_dir)
         )
         await nursery.start(desk.run)
+        nursery.start_soon(leave_figures, config.socket_dir, config.title, desk, peers)
+        if config.metrics_listen:
+            await serve_metrics(nursery, config)
         await nursery.start(serve_control, control_path(config.socket_dir, config.title), desk.operations())
         ready()
         await stop.wait()
@@ -106,3 +111,29 @@ def _end_move(generations: Generations, epoch: int) -> None:
         finish(generations.path, epoch)
     except OSError as error:
         log.error("the rings of before can't be let go of", reason=str(error))
+
+
+async def serve_metrics(nursery: trio.Nursery, config: DaemonsConfig) -> None:
+    """Show what the services of this machine have left, at an address of its own. Raises RingsteadError.
+
+    The HTTP server is loaded only where it is wanted.
+    """
+    from proxy.http.listeners import open_listeners
+    from proxy.http.message import Request, Response
+    from proxy.http.server import HttpServer
+    from proxy.metrics import node_page
+
+    async def show(request: Request) -> Response:
+        if request.method not in ("GET", "HEAD") or request.path != b"/metrics":
+            return Response(404, [(b"Content-Type", b"text/plain; charset=utf-8")], b"there is /metrics\n")
+        kind = (b"Content-Type", b"text/plain; version=0.0.4; charset=utf-8")
+        return Response(200, [kind], await node_page(config.socket_dir))
+
+    host, _, port = config.metrics_listen.rpartition(":")
+    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise ConfigError(f"metrics_listen {config.metrics_listen!r}: expected IP:PORT")
+    try:
+        listeners = open_listeners(host.strip("[]"), int(port))
+    except OSError as error:
+        raise ClusterBusy(f"{config.metrics_listen}: {error.strerror or error}") from error
+    await nursery.start(HttpServer(show).serve, listeners)

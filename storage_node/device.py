@@ -498,7 +498,16 @@ class Device:
             reads=parts.view.reads,
             corrupt=parts.view.corrupt,
             fenced=self.fenced,
+            full=self._full(total, free),
         )
+
+    def _full(self, total: int, free: int) -> str:
+        """What there is no room for, in words."""
+        kept_back, kept_back_delete = self.settings.kept_back_bytes(total)
+        if free >= kept_back:
+            return ""
+        what = "neither data nor deletions" if free < kept_back_delete else "no data"
+        return f"it takes {what}: {free} bytes are free, {kept_back} are kept back"
 
     def _packed_statistics(self) -> bytes:
         return bytes(msgpack.packb(tuple(self.statistics())))

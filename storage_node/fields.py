@@ -325,6 +325,7 @@ _FIELDS: dict[type, dict[str, str]] = {
         "reads": _COUNT,
         "corrupt": _COUNT,
         "fenced": _DETAIL,
+        "full": _DETAIL,
     },
     Written: {
         "status": _STATUS,

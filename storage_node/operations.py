@@ -488,7 +488,9 @@ class Statistics(NamedTuple):
     reads: int
     corrupt: int
     fenced: str
-    """Why the device takes no writes; empty while it does."""
+    """Why the device takes no writes until it is released; empty while it does."""
+    full: str = ""
+    """Why it takes no data, or no deletions either, for want of room; empty while there is enough."""
 
 
 class FoundStatistics(NamedTuple):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
+import urllib.request
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.cluster import TestCluster
 
@@ -57,6 +60,31 @@ def test_pause_and_rate_survive_the_death_of_the_process(cluster: TestCluster) -
         said = cluster.ringstead("daemon", "auditor", "rate", "default").stdout
     assert "auditor is well" in said
     assert "set by hand" not in said
+
+
+def test_metrics_of_daemons_and_devices_are_on_the_proxies_page(cluster: TestCluster) -> None:
+    """Backlog, age, pause and rate of each daemon, state and free space of each device, at the one /metrics."""
+    give_up_s = time.monotonic() + 30
+    series: dict[str, set[str]] = {}
+    while "ringstead_device_up" not in series and time.monotonic() < give_up_s:
+        series = {}
+        with urllib.request.urlopen(f"{cluster.endpoint}/metrics", timeout=20) as response:
+            page = response.read().decode()
+        for family in text_string_to_metric_families(page):
+            for sample in family.samples:
+                of = sample.labels.get("daemon") or sample.labels.get("device") or ""
+                series.setdefault(sample.name, set()).add(of)
+                if sample.name == "ringstead_device_up":
+                    assert sample.value == 1.0
+    for name in ("backlog", "oldest_seconds", "paused", "rate", "failures_total"):
+        assert series[f"ringstead_daemon_{name}"] == set(NAMES)
+    for name in ("up", "fenced", "full", "free_bytes", "writes_total"):
+        assert series[f"ringstead_device_{name}"] == {"z1d1", "z1d2", "z2d1", "z2d2", "z3d1", "z3d2"}
+    assert {
+        "ringstead_replicator_rounds_total",
+        "ringstead_auditor_done_part",
+        "ringstead_updater_look_seconds",
+    } <= set(series)
 
 
 @pytest.mark.parametrize(
