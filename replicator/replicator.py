@@ -45,6 +45,9 @@ PATIENCE_ROUNDS: Final = 3
 RETURN_LOOK_S: Final = 0.5
 """How often to look whether a device has come back."""
 
+LONG_ROUND_S: Final = 30.0
+"""A round that takes longer has more to do than what is being written just now."""
+
 log = structlog.get_logger("replicator")
 
 
@@ -68,9 +71,12 @@ class ReplicatorStatistics(NamedTuple):
     """What a replicator has done since it started, and what waits."""
 
     backlog: int
-    """Cells (partitions, of a kind of thing) that were not settled when they were last looked at."""
+    """Cells (partitions, of a kind of thing) that were not settled when they were last looked at; and once a round has taken
+    LONG_ROUND_S, those that it has still to settle."""
     oldest_s: float
     """How long the oldest of them has been known to differ."""
+    pending: int
+    """Cells that the round under way has still to settle; 0 between rounds."""
     rounds: int
     round_s: float
     """How long the last one took."""
@@ -140,7 +146,7 @@ class Replicator:
         self._on_moved = on_moved
         self._open: dict[Cell, _Open] = {}
         self._round_count = 0
-        self._round_s = 0.0
+        self._round_s = self._began_s = 0.0
         self._last = Round(0, 0, 0, (), ())
         self._kicked = trio.Event()
         self._epochs: tuple[int, ...] = ()
@@ -153,9 +159,13 @@ class Replicator:
         now_s = trio.current_time()
         moved, last = self.moved, self._last
         since_s = [open_.since_s for open_ in self._open.values() if open_.since_s < math.inf]
+        pending = self._rounds.pending
+        if pending and now_s - self._began_s >= LONG_ROUND_S:
+            since_s += [self._began_s] * pending
         return ReplicatorStatistics(
             len(since_s),
             now_s - min(since_s, default=now_s),
+            pending,
             self._round_count,
             self._round_s,
             last.cells,
@@ -214,8 +224,8 @@ class Replicator:
             while True:
                 began_s = trio.current_time()
                 await self.throttle.hold()
-                await self.run_round()
                 self._kicked = trio.Event()
+                await self.run_round()
                 with trio.move_on_at(began_s + self.settings.interval_s):
                     await self._kicked.wait()
 
@@ -225,12 +235,12 @@ class Replicator:
 
     async def run_round(self) -> Round:
         """Compare everything once and settle what can be settled."""
-        began_s = trio.current_time()
+        self._began_s = trio.current_time()
         self._note_rings()
         found = await self._rounds.run(self._manner_of, self.throttle.hold)
         self._last = found
         self._round_count += 1
-        self._round_s = trio.current_time() - began_s
+        self._round_s = trio.current_time() - self._began_s
         self._take_note(found)
         self._see_to_move(found)
         return found

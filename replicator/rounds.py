@@ -101,6 +101,8 @@ class Rounds:
         self._cells = CellDigests(peers)
         self._membership: Membership | None = None
         self._epochs: list[int] = []
+        self.pending = 0
+        """Cells of the round under way that differ and were not worked off yet."""
 
     @property
     def membership(self) -> Membership:
@@ -125,6 +127,7 @@ class Rounds:
         leaf_bits = await self._leaf_bits(membership.bits) if work else {}
         results: list[Compared] = []
         queue = iter(work)
+        self.pending = len(work)
 
         async def work_off() -> None:
             for space, difference in queue:
@@ -133,10 +136,14 @@ class Rounds:
                 outcome = await self._settle_cell(space, difference, leaf_bits[space], manner_of(cell))
                 complete = answering.issuperset(difference.concerned.primaries)
                 results.append(Compared(cell, outcome, complete))
+                self.pending -= 1
 
-        async with trio.open_nursery() as nursery:
-            for _ in range(CELLS_AT_ONCE):
-                nursery.start_soon(work_off)
+        try:
+            async with trio.open_nursery() as nursery:
+                for _ in range(CELLS_AT_ONCE):
+                    nursery.start_soon(work_off)
+        finally:
+            self.pending = 0
         silent = tuple(sorted(set(self._peers.by_id) - answering))
         return Round(len(SPACES) << membership.bits, len(work), len(answering), silent, tuple(results))
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
+import trio
 
 from replicator.replicator import Replicator, ReplicatorSettings
 from storage_node.operations import (
@@ -17,7 +19,8 @@ from storage_node.operations import (
     PutRow,
     UpdateObject,
 )
-from tests.replicator.fleet import CONTAINER, Fleet, at, fleet_of
+from storage_node.timestamp import Clock
+from tests.replicator.fleet import CONTAINER, NOW_US, Fleet, at, fleet_of
 
 KEY = b"/a/c/o"
 CATALOG = b"/a/c"
@@ -419,16 +422,55 @@ async def test_a_handoffs_container_stays_while_a_primary_is_away():
 
 
 async def test_pausing_holds_the_work():
-    """Nothing moves while it is paused; afterwards it does."""
-    async with fleet_of() as fleet:
+    """A round that is paused finds what differs and moves nothing; afterwards it goes on where it was held."""
+    async with fleet_of() as fleet, trio.open_nursery() as nursery:
         source, *rest = fleet.primaries(KEY)
         fleet.replicator.throttle.pause()
         fleet.apply(source, put(fleet, at(1)))
-        fleet.replicator.kick()
+        nursery.start_soon(fleet.replicator.run_round)
+        with trio.fail_after(10):
+            while not fleet.replicator.statistics().pending:
+                await trio.sleep(0.005)
         assert fleet.replicator.statistics().paused
+        assert fleet.data(rest[0], KEY) is None
         fleet.replicator.throttle.resume()
-        await settled(fleet)
+        with trio.fail_after(10):
+            while fleet.replicator.statistics().pending:
+                await trio.sleep(0.005)
         assert fleet.data(rest[0], KEY) == b"data"
+
+
+async def test_a_device_that_returns_during_a_round_is_not_overlooked():
+    """The next round is begun right after the one in which it was asked for, not when its time has come."""
+    async with fleet_of() as fleet, trio.open_nursery() as nursery:
+        asked: list[int] = []
+
+        def ask_for_another(work: list[Any]) -> None:
+            if not asked:
+                asked.append(len(work))
+                replicator.kick()
+
+        settings = ReplicatorSettings(settle_s=0.0, interval_s=3_600.0)
+        replicator = Replicator(fleet.peers, Clock(7, lambda: NOW_US), settings, shuffle=ask_for_another)
+        await nursery.start(replicator.run)
+        with trio.fail_after(20):
+            while replicator.statistics().rounds < 2:
+                await trio.sleep(0.005)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_long_round_counts_what_it_has_still_to_do(monkeypatch: pytest.MonkeyPatch):
+    """While a device is filled again the backlog is what it lacks, and as old as the round."""
+    monkeypatch.setattr("replicator.replicator.LONG_ROUND_S", 0.0)
+    async with fleet_of() as fleet, trio.open_nursery() as nursery:
+        fleet.replicator.throttle.pause()
+        fleet.apply(fleet.primaries(KEY)[0], put(fleet, at(1)))
+        nursery.start_soon(fleet.replicator.run_round)
+        with trio.fail_after(10):
+            while not fleet.replicator.statistics().backlog:
+                await trio.sleep(0.005)
+        assert fleet.replicator.statistics().oldest_s > 0
+        fleet.replicator.throttle.resume()
 
 
 async def test_a_full_or_fenced_target_costs_the_others_nothing():
