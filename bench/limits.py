@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
+import select
 import socket
 import threading
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 MIB = 1024 * 1024
@@ -80,3 +83,55 @@ def loopback_sendfile_mb_per_s(folder: Path, total: int = 2048 * MIB) -> float:
         rate = total / 1e6 / (time.perf_counter() - begin)
     path.unlink()
     return rate
+
+
+def bare_http_per_s(connections: int = 32, seconds: float = 3.0) -> float:
+    """4 KiB answers by a server that does nothing but recv and send: what the generator and the loopback allow.
+
+    One process, one epoll loop, in Python: whatever a store of ours answers is less than this for each of its processes.
+    """
+    from bench.load import run_plan
+    from bench.plan import Plan
+
+    context = multiprocessing.get_context("spawn")
+    ready, ours = context.Pipe(duplex=False)
+    process = context.Process(target=_serve_bare, args=(ours,), daemon=True)
+    process.start()
+    try:
+        port = ready.recv()
+        head = b"GET /v1/AUTH_bench/read/o00000000 HTTP/1.1\r\nHost: bench\r\nX-Auth-Token: 0123456789abcdef\r\n\r\n"
+        plan = Plan([head], [False], 0, once=False)
+        return run_plan(f"http://127.0.0.1:{port}", plan, connections=connections, seconds=seconds).rate
+    finally:
+        process.kill()
+        process.join()
+
+
+def _serve_bare(ready: Connection) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 4096\r\n\r\n" + b"x" * 4096
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as listener, select.epoll() as poll:
+        poll.register(listener, select.EPOLLIN)
+        ready.send(listener.getsockname()[1])
+        connections: dict[int, socket.socket] = {}
+        while True:
+            for number, _ in poll.poll():
+                if number == listener.fileno():
+                    connection, _address = listener.accept()
+                    connections[connection.fileno()] = connection
+                    poll.register(connection, select.EPOLLIN)
+                elif connections[number].recv(65536):
+                    connections[number].send(answer)
+                else:
+                    poll.unregister(number)
+                    connections.pop(number).close()
+
+
+def all_limits(folder: Path) -> dict[str, float]:
+    """Everything above, as it is now."""
+    return {
+        "fdatasync_per_s": fdatasync_per_s(folder),
+        "md5_mb_per_s": md5_mb_per_s(),
+        "device_write_mb_per_s": device_write_mb_per_s(folder),
+        "loopback_sendfile_mb_per_s": loopback_sendfile_mb_per_s(folder),
+        "bare_http_per_s": bare_http_per_s(),
+    }

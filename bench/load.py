@@ -1,26 +1,55 @@
 """Load: wrk for what is measured, a small filler for what must be there before.
 
-wrk (Debian's) uses some 5 us of processor per request, far less than what answers it; its Lua hook makes each request and
-its `done` hook prints what it saw as one line of JSON. `fill` sends a known list of requests, each once, over a few
-connections, and fails on the first answer that is not a success: a benchmark of wrong answers measures nothing.
+wrk (Debian's) uses some 5 us of processor per request, far less than what answers it; a script of ours hands it requests
+that were rendered before, and prints what it saw as one line of JSON. `send_each` sends a known list of requests, each
+once, over a few connections, and fails on the first answer that is not a success: a benchmark of wrong answers measures
+nothing.
 """
 
 from __future__ import annotations
 
 import json
-import random
 import select
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
+from typing import Final
 
 import trio
 
-_LUA_DONE = """
+from bench.plan import Plan
+from bench.systems.base import program
+
+TIMEOUT_S: Final = 60
+
+_LUA: Final = """
+local heads, bodies, count = {}, {}, 0
+local file = assert(io.open("REQUESTS", "rb"))
+for line in file:lines() do
+  local length, with_body = line:match("^(%d+) (%d)$")
+  count = count + 1
+  heads[count] = file:read(tonumber(length))
+  bodies[count] = with_body == "1"
+end
+file:close()
+local body = string.rep("0123456789abcdef", BODY / 16)
+if BODY <= 65536 then
+  for i = 1, count do if bodies[i] then heads[i] = heads[i] .. body; bodies[i] = false end end
+end
+local at = 0
+request = function()
+  at = at + 1
+  if at > count then
+    if ONCE then wrk.thread:stop(); at = count else at = 1 end
+  end
+  if bodies[at] then return heads[at] .. body end
+  return heads[at]
+end
 done = function(summary, latency, requests)
   io.write(string.format('RESULT {"requests":%d,"duration_us":%d,"bytes":%d,"connect":%d,"read":%d,"write":%d,'
     .. '"status":%d,"timeout":%d,"p50_us":%d,"p95_us":%d,"p99_us":%d,"p999_us":%d,"max_us":%d}\\n',
@@ -29,6 +58,10 @@ done = function(summary, latency, requests)
     latency:percentile(95), latency:percentile(99), latency:percentile(99.9), latency.max))
 end
 """
+
+
+class WrongAnswerError(Exception):
+    """The system did not do what it was asked: nothing is measured on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +76,7 @@ class Result:
     p95_ms: float
     p99_ms: float
     p999_ms: float
+    generator_cpu_s: float
 
     @property
     def rate(self) -> float:
@@ -50,120 +84,99 @@ class Result:
         return self.requests / self.seconds
 
 
-def lua(
-    method: str, path: str, headers: dict[str, str], *, body_bytes: int = 0, count: int = 0, order: str = ""
-) -> str:
-    """A wrk script. `path` may hold %d: a number below `count`, drawn at random or, for order "next", counted up."""
-    table = ", ".join(f'["{name}"]="{value}"' for name, value in headers.items())
-    body = f'string.rep("0123456789abcdef", {body_bytes // 16})' if body_bytes else "nil"
-    if "%d" in path:
-        number = "next_number()" if order == "next" else f"math.random(0, {count - 1})"
-        target = f'string.format("{path}", {number})'
-    else:
-        target = f'"{path}"'
-    if "%d" in path and order != "next":
-        # Made beforehand: composing a request in Lua costs as much as answering it.
-        return f"""
-math.randomseed(7)
-local headers = {{{table}}}
-local requests = {{}}
-init = function() for i = 0, {count - 1} do
-  requests[i] = wrk.format("{method}", string.format("{path}", i), headers, {body})
-end end
-request = function() return requests[math.random(0, {count - 1})] end
-{_LUA_DONE}
-"""
-    return f"""
-math.randomseed(7)
-local headers = {{{table}}}
-local body = {body}
-local counter = -1
-function next_number() counter = counter + 1; return counter end
-request = function() return wrk.format("{method}", {target}, headers, body) end
-{_LUA_DONE}
-"""
+def run_plan(base_url: str, plan: Plan, *, connections: int, seconds: float, head: bool = False) -> Result:
+    """One run. With `head`, answers announce a length and have no body: our own generator reads them, wrk can't."""
+    if head:
+        port = int(base_url.rpartition(":")[2])
+        return _run_heads(port, plan, connections=connections, seconds=seconds)
+    return _run_wrk(base_url, plan, connections=connections, seconds=seconds)
 
 
-def run_wrk(base_url: str, script: str, *, connections: int, seconds: float) -> Result:
-    """One run of wrk with one thread."""
-    with tempfile.TemporaryDirectory() as folder:
+def _run_wrk(base_url: str, plan: Plan, *, connections: int, seconds: float) -> Result:
+    with tempfile.TemporaryDirectory(prefix="ringstead-wrk-") as folder:
+        requests = Path(folder) / "requests"
+        with requests.open("wb") as file:
+            for head, with_body in zip(plan.heads, plan.with_body, strict=True):
+                file.write(b"%d %d\n%b" % (len(head), with_body, head))
+        script = _LUA.replace("REQUESTS", str(requests)).replace("BODY", str(plan.body_bytes))
         path = Path(folder) / "load.lua"
-        path.write_text(script)
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "30s", "-s", str(path), base_url]
-        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    line = next(line for line in output.splitlines() if line.startswith("RESULT "))
+        path.write_text(script.replace("ONCE", "true" if plan.once else "false"))
+        command = [program("wrk"), "-t1", f"-c{connections}", f"-d{max(seconds, 1):g}s", "--timeout", f"{TIMEOUT_S}s"]
+        before = _children_cpu_s()
+        done = subprocess.run([*command, "-s", str(path), base_url], capture_output=True, text=True, check=False)
+        cpu_s = _children_cpu_s() - before
+    line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
+    if line is None:
+        raise WrongAnswerError(f"wrk: {done.stdout}{done.stderr}")
     seen = json.loads(line.removeprefix("RESULT "))
-    return Result(
-        seen["requests"],
-        seen["duration_us"] / 1e6,
-        seen["bytes"],
-        seen["connect"] + seen["read"] + seen["write"] + seen["status"] + seen["timeout"],
-        seen["p50_us"] / 1e3,
-        seen["p95_us"] / 1e3,
-        seen["p99_us"] / 1e3,
-        seen["p999_us"] / 1e3,
-    )
+    errors = seen["connect"] + seen["read"] + seen["write"] + seen["status"] + seen["timeout"]
+    p50, p95, p99, p999 = (seen[name] / 1e3 for name in ("p50_us", "p95_us", "p99_us", "p999_us"))
+    return Result(seen["requests"], seen["duration_us"] / 1e6, seen["bytes"], errors, p50, p95, p99, p999, cpu_s)
 
 
-def run_heads(port: int, requests: Sequence[bytes], *, connections: int, seconds: float) -> Result:
-    """HEAD requests, drawn at random: wrk waits for the bodies that HEAD answers announce and do not have.
+def _children_cpu_s() -> float:
+    import resource
 
-    One epoll loop that looks at nothing but the status and the end of each head: about 8 us a request.
-    """
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _run_heads(port: int, plan: Plan, *, connections: int, seconds: float) -> Result:
+    """One epoll loop that looks at nothing but the status and the end of each head: about 8 us a request."""
     poll = select.epoll()
     sockets: dict[int, socket.socket] = {}
     began_s: dict[int, float] = {}
     latencies: list[float] = []
     received_bytes = 0
-    draw = random.Random(7).choice
+    following = cycle(plan.heads)
     now = time.perf_counter
-    for _ in range(connections):
-        connection = socket.create_connection(("127.0.0.1", port))
-        connection.setblocking(False)
-        sockets[connection.fileno()] = connection
-        poll.register(connection.fileno(), select.EPOLLIN)
+    cpu_s = time.process_time()
     start_s = now()
-    for number, connection in sockets.items():
-        began_s[number] = now()
-        connection.send(draw(requests))
-    while now() - start_s < seconds:
-        for number, _ in poll.poll(1):
-            connection = sockets[number]
-            data = connection.recv(65536)
-            if not data.endswith(b"\r\n\r\n") or data[9:10] != b"2":
-                raise WrongAnswerError(f"HEAD was answered {data[:200]!r}")
-            received_bytes += len(data)
-            moment_s = now()
-            latencies.append(moment_s - began_s[number])
-            began_s[number] = moment_s
-            connection.send(draw(requests))
+    try:
+        for _ in range(connections):
+            connection = socket.create_connection(("127.0.0.1", port))
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sockets[connection.fileno()] = connection
+            poll.register(connection.fileno(), select.EPOLLIN)
+            began_s[connection.fileno()] = now()
+            connection.send(next(following))
+        while now() - start_s < seconds:
+            for number, _ in poll.poll(1):
+                connection = sockets[number]
+                data = connection.recv(65536)
+                if not data.endswith(b"\r\n\r\n") or data[9:10] != b"2":
+                    raise WrongAnswerError(f"HEAD was answered {data[:200]!r}")
+                received_bytes += len(data)
+                moment_s = now()
+                latencies.append(moment_s - began_s[number])
+                began_s[number] = moment_s
+                connection.send(next(following))
+    finally:
+        poll.close()
+        for connection in sockets.values():
+            connection.close()
     took_s = now() - start_s
-    poll.close()
-    for connection in sockets.values():
-        connection.close()
     latencies.sort()
 
     def at(part: float) -> float:
         return latencies[min(len(latencies) - 1, int(part * len(latencies)))] * 1e3
 
-    return Result(len(latencies), took_s, received_bytes, 0, at(0.5), at(0.95), at(0.99), at(0.999))
+    return Result(
+        len(latencies), took_s, received_bytes, 0, at(0.5), at(0.95), at(0.99), at(0.999), time.process_time() - cpu_s
+    )
 
 
-class WrongAnswerError(Exception):
-    """The system did not do what it was asked: nothing is measured on it."""
-
-
-def fill(host: str, port: int, requests: Iterator[bytes], connections: int = 32) -> int:
+def send_each(port: int, requests: Iterable[bytes], connections: int = 32) -> int:
     """Send each request once; how many there were. Raises WrongAnswerError for an answer that is not 2xx."""
-    return trio.run(_fill, host, port, requests, connections)
+    return trio.run(_send_each, port, iter(requests), connections)
 
 
-async def _fill(host: str, port: int, requests: Iterator[bytes], connections: int) -> int:
+async def _send_each(port: int, requests: Iterator[bytes], connections: int) -> int:
     sent = 0
 
     async def one_connection() -> None:
         nonlocal sent
-        stream = await trio.open_tcp_stream(host, port)
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
         async with stream:
             for request in requests:
                 await stream.send_all(request)

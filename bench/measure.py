@@ -1,0 +1,248 @@
+"""The comparison: systems started, verified, filled and put to the same workloads in turn.
+
+Problem: two systems measured an hour apart on a shared machine say more of the machine than of themselves.
+
+Idea: all systems run at the same time, idle but for the one that is asked, and each workload goes A B A B …, so that a slow
+minute hits both. Before the first counted run of a workload each system gets a short one that is not counted; it warms
+caches and tells how many names the counted runs will need. Medians over the runs are quoted, with the spread beside
+them. What each system costs while nobody asks it anything is measured too, since it costs its neighbours that.
+
+Every error counts and is shown; a workload with errors is not a result.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from bench.dialects import Dialect, dialect_of
+from bench.load import Result, WrongAnswerError, run_plan, send_each
+from bench.plan import make_plan, object_name
+from bench.systems.base import NotSupported, System
+from bench.verify import ask, verify
+from bench.workloads import KIB, Names, Workload
+
+WARM_UP_S: Final = 2.0
+NAMES_MARGIN: Final = 1.6
+"""Names made for a run that uses each once, over what the last run used: a quicker run must not end early."""
+NAMES_MIN_EACH: Final = 20
+"""Names a connection for a run whose rate is not known yet: enough that some requests end before the names do."""
+PREPARED_BYTES_MAX: Final = 4 << 30
+"""At most so much is written to be deleted again."""
+IDLE_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a workload on a system."""
+
+    result: Result
+    cpu_us: float
+    """Processor time of all of the system's processes, a request."""
+    written_bytes: float
+    """Sent to the disk, a request."""
+
+
+@dataclass
+class Series:
+    """All counted runs of a workload on a system."""
+
+    workload: Workload
+    runs: list[Run] = field(default_factory=list)
+    problem: str = ""
+    """Why there are none."""
+
+    def summary(self) -> dict[str, Any]:
+        """Medians and spread, as plain values."""
+        if not self.runs:
+            return {"problem": self.problem}
+        rates = sorted(run.result.rate for run in self.runs)
+        rate = statistics.median(rates)
+        middle = min(self.runs, key=lambda run: abs(run.result.rate - rate))
+        return {
+            "rate_per_s": rate,
+            "rate_min": rates[0],
+            "rate_max": rates[-1],
+            "runs": len(rates),
+            "mb_per_s": rate * self.workload.moved_bytes / 1e6,
+            "cpu_us": statistics.median(run.cpu_us for run in self.runs),
+            "written_bytes": statistics.median(run.written_bytes for run in self.runs),
+            "generator_cpu_us": middle.result.generator_cpu_s / max(middle.result.requests, 1) * 1e6,
+            "errors": sum(run.result.errors for run in self.runs),
+            **{name: value for name, value in asdict(middle.result).items() if name.endswith("_ms")},
+        }
+
+
+class Subject:
+    """One system under test, and what was already put into it."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.idle_cores = 0.0
+        self._containers: set[str] = set()
+        self._filled: set[Names] = set()
+        self._next: dict[str, int] = {}
+        self._last_rate: dict[str, float] = {}
+
+    @property
+    def name(self) -> str:
+        """The system's."""
+        return self.system.name
+
+    def check(self, workloads: Iterable[Workload]) -> None:
+        """Verify every dialect that is going to be used. Raises WrongAnswerError."""
+        for dialect in sorted({workload.dialect for workload in workloads}):
+            try:
+                verify(self.system.port, dialect_of(self.system, dialect))
+            except NotSupported:
+                continue
+
+    def measure_idle(self) -> None:
+        """What it costs while nobody asks it anything."""
+        before = self.system.cpu_s()
+        threading.Event().wait(IDLE_S)
+        self.idle_cores = (self.system.cpu_s() - before) / IDLE_S
+
+    def prepare(self, workload: Workload) -> None:
+        """Put there what the workload reads. Raises NotSupported."""
+        dialect_of(self.system, workload.dialect)
+        self._make_container(_container(workload))
+        if workload.names is not None and workload.names not in self._filled:
+            self._make_container(workload.names.container)
+            names = workload.names
+            self._fill(names.container, range(names.count), names.size_bytes)
+            self._filled.add(names)
+        if workload.method == "LIST" and _container(workload) not in self._next:
+            self._list_names(_container(workload), workload.listed)
+            self._next[_container(workload)] = workload.listed
+
+    def warm_up(self, workload: Workload, seconds: float) -> None:
+        """A run that is not counted."""
+        self.run(workload, min(seconds, WARM_UP_S))
+
+    def run(self, workload: Workload, seconds: float) -> Run:
+        """One run. Raises WrongAnswerError, NotSupported."""
+        container = _container(workload)
+        first = self._next.get(container, 0)
+        rate = self._last_rate.get(workload.title, 0.0)
+        least = NAMES_MIN_EACH * workload.connections
+        count = max(least, int(rate * seconds * NAMES_MARGIN))
+        if workload.method == "DELETE":
+            count = min(count, max(least, PREPARED_BYTES_MAX // max(workload.size_bytes, 1)))
+            self._fill(container, range(first, first + count), workload.size_bytes)
+        elif workload.method == "PUT" and not rate:
+            count = max(count, int(10_000 * seconds) if workload.size_bytes <= 64 * KIB else 0)
+        plan = make_plan(
+            workload, dialect_of(self.system, workload.dialect), container=container, first=first, count=count
+        )
+        if workload.method in ("PUT", "DELETE"):
+            self._next[container] = first + count
+        before = self.system.usage()
+        cpu_before = self.system.cpu_s()
+        result = run_plan(
+            self.system.base_url,
+            plan,
+            connections=workload.connections,
+            seconds=seconds,
+            head=workload.method == "HEAD",
+        )
+        cpu_s = self.system.cpu_s() - cpu_before
+        written = self.system.usage().written_bytes - before.written_bytes
+        if not result.requests:
+            raise WrongAnswerError(f"{workload.title}: not one request was answered")
+        self._last_rate[workload.title] = result.rate
+        return Run(result, cpu_s / result.requests * 1e6, max(written, 0) / result.requests)
+
+    # ----------------------------------------------------------------------------------------------------------- filling
+
+    def _dialect(self) -> Dialect:
+        return dialect_of(self.system, "swift" if self.system.swift is not None else "s3")
+
+    def _make_container(self, name: str) -> None:
+        if name not in self._containers:
+            answer = ask(self.system.port, self._dialect().head("PUT", name))
+            if answer.status not in (200, 201, 202):
+                raise WrongAnswerError(f"{self.name}: container {name}: {answer.status} {answer.body[:200]!r}")
+            self._containers.add(name)
+
+    def _fill(self, container: str, numbers: Iterable[int], size_bytes: int) -> None:
+        dialect = self._dialect()
+        body = (b"0123456789abcdef" * (size_bytes // 16 + 1))[:size_bytes]
+
+        def requests() -> Iterator[bytes]:
+            for number in numbers:
+                yield dialect.head("PUT", container, object_name(number), body_bytes=size_bytes) + body
+
+        send_each(self.system.port, requests(), 32 if size_bytes <= 1 << 20 else 2)
+
+    def _list_names(self, container: str, count: int) -> None:
+        self.system.put_names(container, count)
+        dialect = self._dialect()
+        answer = ask(self.system.port, dialect.head("GET", container, query=dialect.page_query("", 1000)))
+        if answer.status != 200 or answer.body.count(b"n00000") < min(count, 1000):
+            raise WrongAnswerError(f"{self.name}: names put there by hand are not listed: {answer.status}")
+
+
+def _container(workload: Workload) -> str:
+    kind = (
+        f"list-{workload.listed}" if workload.method == "LIST" else f"{workload.method.lower()}-{workload.size_bytes}"
+    )
+    return f"{kind}-{workload.dialect}" if workload.method != "LIST" else kind
+
+
+def compare(
+    subjects: Sequence[Subject], workloads: Sequence[Workload], *, seconds: float, rounds: int
+) -> dict[str, dict[str, Series]]:
+    """Title -> system -> its runs."""
+    found: dict[str, dict[str, Series]] = {}
+    for condition in dict.fromkeys(workload.condition for workload in workloads):
+        chosen = [workload for workload in workloads if workload.condition == condition]
+        for workload in chosen:
+            found[workload.title] = _compare_one(subjects, workload, condition, seconds, rounds)
+    return found
+
+
+def _compare_one(
+    subjects: Sequence[Subject], workload: Workload, condition: str, seconds: float, rounds: int
+) -> dict[str, Series]:
+    series = {subject.name: Series(workload) for subject in subjects}
+    able = []
+    for subject in subjects:
+        try:
+            subject.prepare(workload)
+            if condition == "node-dead":
+                subject.system.kill_node()
+            able.append(subject)
+            subject.warm_up(workload, seconds)
+        except (NotSupported, WrongAnswerError) as error:
+            series[subject.name].problem = str(error)
+            if isinstance(error, WrongAnswerError):
+                say(f"  {subject.name}: {error}")
+    for _ in range(rounds):
+        for subject in able:
+            if series[subject.name].problem:
+                continue
+            try:
+                run = subject.run(workload, seconds)
+            except WrongAnswerError as error:
+                series[subject.name].problem = str(error)
+                continue
+            series[subject.name].runs.append(run)
+            result = run.result
+            say(
+                f"  {workload.title:40} {subject.name:10} {result.rate:10,.1f}/s"
+                f"  {run.cpu_us:9,.0f} us of CPU each  p99 {result.p99_ms:8.2f} ms  errors {result.errors}"
+            )
+    if condition == "node-dead":
+        for subject in able:
+            subject.system.revive_node()
+    return series
+
+
+def say(line: str) -> None:
+    """Progress, on standard error."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,192 @@
+"""The report: what was measured, as JSON for machines and as Markdown for people, with ratios to peers and to the hardware.
+
+Beside every rate stand the spread of its runs, the processor time that a request took of all of the system's processes,
+and how far it is from what bounds it: for large objects the loopback, MD5 or the device, measured before and after.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any, Final
+
+OURS: Final = "ringstead"
+
+AIMS: Final[dict[str, tuple[str, float]]] = {
+    "GET 4 KiB (32)": ("swift", 40),
+    "PUT 4 KiB (32)": ("swift", 30),
+    "HEAD 4 KiB (32)": ("swift", 30),
+    "DELETE 4 KiB (32)": ("swift", 30),
+    "page of 1,000 of 100,000 names (4)": ("swift", 15),
+    "PUT 1 MiB (8)": ("swift", 2.5),
+    "GET 1 MiB (8)": ("swift", 4),
+}
+"""How many times a peer's rate is aimed at."""
+
+
+def machine() -> dict[str, Any]:
+    """Where the figures come from."""
+    model = next(
+        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "unknown"
+    )
+    memory_kb = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory_kb / 2**20, 1),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load_before": os.getloadavg()[0],
+    }
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The whole report."""
+    parts = [
+        _heading(report),
+        _limits(report),
+        _systems(report),
+        _table(report),
+        _ratios(report),
+        _against_limits(report),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _heading(report: dict[str, Any]) -> str:
+    about = report["machine"]
+    return (
+        f"{about['cores']} cores ({about['processor']}), {about['memory_gib']} GiB, Linux {about['kernel']}, Python "
+        f"{about['python']}; runs of {report['seconds']:g} s, {report['rounds']} of each, in turn; the generator (wrk, "
+        f"one thread) on the same cores. Load average before: {about['load_before']:.2f}, after: {report['load_after']:.2f}."
+    )
+
+
+def _limits(report: dict[str, Any]) -> str:
+    before, after = report["limits_before"], report["limits_after"]
+    names = {
+        "fdatasync_per_s": "4 KiB appended and fdatasynced, /s",
+        "md5_mb_per_s": "MD5 on one core, MB/s",
+        "device_write_mb_per_s": "written to the device, MB/s",
+        "loopback_sendfile_mb_per_s": "sendfile over the loopback, MB/s",
+        "bare_http_per_s": "recv and send of 4 KiB, one Python process, /s",
+    }
+    rows = [f"| {text} | {before[name]:,.0f} | {after[name]:,.0f} |" for name, text in names.items()]
+    return "\n".join(["| the machine itself | before | after |", "| --- | --- | --- |", *rows])
+
+
+def _systems(report: dict[str, Any]) -> str:
+    rows = [
+        f"| {name} {about['version']} | {about['answers_when']} | {about['pss_mb']:,.0f} MB "
+        f"| {about['private_mb']:,.0f} MB | {about['processes']} | {about['idle_cores']:.3f} |"
+        for name, about in report["systems"].items()
+    ]
+    head = "| system | a PUT is answered when | memory (PSS) | of it in no file | processes | cores when idle |"
+    return "\n".join([head, "| --- | --- | --- | --- | --- | --- |", *rows])
+
+
+def _table(report: dict[str, Any]) -> str:
+    lines = [
+        "| workload | system | rate | spread | MB/s | CPU each | written each | p50 | p95 | p99 | p99.9 | errors |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for title, by_system in report["workloads"].items():
+        for name, row in by_system.items():
+            if "problem" in row:
+                lines.append(f"| {title} | {name} | not measured: {row['problem']} | | | | | | | | | |")
+                continue
+            megabytes = f"{row['mb_per_s']:,.0f}" if row["mb_per_s"] else ""
+            latencies = " | ".join(_ms(row[f"{name}_ms"]) for name in ("p50", "p95", "p99", "p999"))
+            lines.append(
+                f"| {title} | {name} | {_rate(row['rate_per_s'])} | {_rate(row['rate_min'])} to {_rate(row['rate_max'])} "
+                f"| {megabytes} | {row['cpu_us']:,.0f} us | {_size(row['written_bytes'])} | {latencies} | {row['errors']} |"
+            )
+    return "\n".join(lines)
+
+
+def _ratios(report: dict[str, Any]) -> str:
+    peers = [name for name in report["systems"] if name != OURS]
+    if OURS not in report["systems"] or not peers:
+        return ""
+    columns = " | ".join(f"rate / {peer} | CPU each, {peer} / ours" for peer in peers)
+    lines = [f"| workload | {columns} | aim |", "| --- |" + " --- |" * (2 * len(peers) + 1)]
+    for title, by_system in report["workloads"].items():
+        ours = by_system.get(OURS, {})
+        if "rate_per_s" not in ours:
+            continue
+        cells = []
+        for peer in peers:
+            theirs = by_system.get(peer, {})
+            if "rate_per_s" in theirs:
+                cells.append(
+                    f"{ours['rate_per_s'] / theirs['rate_per_s']:.1f} | {theirs['cpu_us'] / ours['cpu_us']:.1f}"
+                )
+            else:
+                cells.append(" | ")
+        lines.append(f"| {title} | {' | '.join(cells)} | {_aim(title, by_system)} |")
+    return "\n".join(lines)
+
+
+def _aim(title: str, by_system: dict[str, Any]) -> str:
+    peer, times = AIMS.get(title, ("", 0.0))
+    if "rate_per_s" not in by_system.get(peer, {}):
+        return f"{times:g} x {peer}" if peer else ""
+    reached = by_system[OURS]["rate_per_s"] >= times * by_system[peer]["rate_per_s"]
+    return f"{times:g} x {peer}: {'reached' if reached else 'missed'}"
+
+
+def _against_limits(report: dict[str, Any]) -> str:
+    limits = {name: (value + report["limits_after"][name]) / 2 for name, value in report["limits_before"].items()}
+    lines = []
+    for title, by_system in report["workloads"].items():
+        for name, row in by_system.items():
+            for text, share in _shares(title, row, limits):
+                lines.append(f"| {title} | {name} | {share:.0%} of {text} |")
+    if not lines:
+        return ""
+    return "\n".join(["| workload | system | beside what the machine can do |", "| --- | --- | --- |", *lines])
+
+
+def _shares(title: str, row: dict[str, Any], limits: dict[str, float]) -> list[tuple[str, float]]:
+    """What bounds a workload, and how near it came."""
+    if "rate_per_s" not in row:
+        return []
+    if "GET" in title and row["mb_per_s"] > 100:
+        return [("loopback sendfile", row["mb_per_s"] / limits["loopback_sendfile_mb_per_s"])]
+    if "PUT" in title and row["mb_per_s"] > 20:
+        device = limits["device_write_mb_per_s"] / 3
+        return [
+            ("MD5 on one core", row["mb_per_s"] / limits["md5_mb_per_s"]),
+            ("the device's bandwidth for three copies", row["mb_per_s"] / device),
+        ]
+    if "GET 4 KiB" in title or "HEAD 4 KiB" in title:
+        return [("one bare process", row["rate_per_s"] / limits["bare_http_per_s"])]
+    if "(1)" in title and "PUT" in title:
+        return [("one fdatasync after the other", row["rate_per_s"] / limits["fdatasync_per_s"])]
+    return []
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}/s" if value >= 100 else f"{value:,.1f}/s"
+
+
+def _ms(value: float) -> str:
+    return f"{value:.2f} ms" if value < 10 else f"{value:,.0f} ms"
+
+
+def _size(value: float) -> str:
+    return (
+        f"{value:,.0f} B"
+        if value < 10_000
+        else f"{value / 1024:,.0f} KiB"
+        if value < 10e6
+        else f"{value / 2**20:,.0f} MiB"
+    )

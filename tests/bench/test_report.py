@@ -1,0 +1,58 @@
+"""The report: ratios and aims from the figures, problems said aloud."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bench.plots import draw
+from bench.report import machine, markdown
+
+
+def row(rate: float, cpu_us: float) -> dict[str, Any]:
+    """A workload's figures."""
+    latencies = {f"{name}_ms": 1.0 for name in ("p50", "p95", "p99", "p999")}
+    rates = {"rate_per_s": rate, "rate_min": rate * 0.9, "rate_max": rate * 1.1, "mb_per_s": rate / 250}
+    return {**rates, **latencies, "cpu_us": cpu_us, "written_bytes": 0, "errors": 0}
+
+
+def a_report() -> dict[str, Any]:
+    """Two systems, one of which could not do one of two workloads."""
+    limits = {
+        "fdatasync_per_s": 5000.0,
+        "md5_mb_per_s": 800.0,
+        "device_write_mb_per_s": 900.0,
+        "loopback_sendfile_mb_per_s": 3000.0,
+        "bare_http_per_s": 50_000.0,
+    }
+    about = {"version": "1", "answers_when": "synced", "pss_mb": 1, "private_mb": 1, "processes": 2, "idle_cores": 0.0}
+    return {
+        "machine": machine(),
+        "seconds": 1.0,
+        "rounds": 1,
+        "limits_before": limits,
+        "limits_after": limits,
+        "load_after": 0.0,
+        "systems": {"ringstead": about, "swift": about},
+        "workloads": {
+            "GET 4 KiB (32)": {"ringstead": row(40_000, 50), "swift": row(800, 2_500)},
+            "PUT 4 KiB (32)": {"ringstead": row(3_000, 300), "swift": {"problem": "it fell over"}},
+        },
+    }
+
+
+def test_ratios_and_aims_are_worked_out():
+    """Fifty times the rate is an aim of forty reached; the processor's ratio stands beside it."""
+    text = markdown(a_report())
+    assert "| GET 4 KiB (32) | 50.0 | 50.0 | 40 x swift: reached |" in text
+
+
+def test_what_could_not_be_measured_is_said():
+    """A system's problem stands in the table, in the place of figures."""
+    assert "| PUT 4 KiB (32) | swift | not measured: it fell over |" in markdown(a_report())
+
+
+def test_plots_are_drawn(tmp_path: Path):
+    """Two SVG files with the systems' names in them."""
+    for path in draw(a_report(), tmp_path):
+        assert path.read_text().startswith("<?xml")
