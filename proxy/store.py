@@ -34,10 +34,11 @@ import trio
 
 from proxy.cluster import Cluster
 from proxy.conditions import check_copy_source, check_read, check_write
-from proxy.containers import ContainerStore, container_key
+from proxy.containers import ContainerStore, container_key, split_object_key
 from proxy.dynamic import DLO, assembled
 from proxy.entry import object_info, pack_manifest, pack_meta, row_payload, unpack_manifest
 from proxy.expiry_queue import ExpiryQueue, delete_at_of
+from proxy.late_rows import LateRows
 from proxy.leavings import Leavings
 from proxy.locking import Hold, hold_object
 from proxy.model import (
@@ -132,6 +133,7 @@ class ObjectStore(ContainerStore):
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(cluster)
         self.expiry_queue = ExpiryQueue(self)
+        self.late_rows = LateRows(self)
         self.leavings = Leavings(self)
 
     # ---------------------------------------------------------------------------------------------------------- reads
@@ -288,10 +290,8 @@ class ObjectStore(ContainerStore):
             if result.applied < version.placement.need:
                 continue
             algorithm = _checksum_algorithm(metadata)
-            degraded = await self.put_row(
-                account,
-                container,
-                name,
+            degraded = await self._list(
+                target,
                 data_timestamp,
                 timestamp,
                 info.size_bytes,
@@ -310,7 +310,7 @@ class ObjectStore(ContainerStore):
         version = await find_version(cluster, target.key, data=False)
         if version.entry is not None and version.entry.deleted:
             # Whoever deleted it may have died before the listing heard of it: this is the retry that mends that.
-            await self.put_row(account, container, name, version.entry.timestamp, 0, 0, b"", deleted=True)
+            await self._list(target, version.entry.timestamp, 0, 0, b"", deleted=True)
         info = await self._describe(account, container, version, raw_manifest=True)
         assert version.entry is not None
         cluster.clock.observe(version.entry.timestamp)
@@ -328,7 +328,7 @@ class ObjectStore(ContainerStore):
                 lambda stamp: DeleteObject(placement.hash, target.key, stamp),
                 _TOMBSTONE_SUCCESS,
             )
-        await self.put_row(account, container, name, timestamp, 0, 0, b"", deleted=True)
+        await self._list(target, timestamp, 0, 0, b"", deleted=True)
         self._drop_replaced(result)
         return info
 
@@ -353,23 +353,50 @@ class ObjectStore(ContainerStore):
         finally:
             await stream.aclose()
 
-    async def list_again(self, key: bytes) -> bool:
-        """List the object with that key, which no majority of its container's replicas lists; whether that was done.
+    async def _list(
+        self,
+        target: ObjectName,
+        timestamp: int,
+        changed: int,
+        size_bytes: int,
+        payload: bytes,
+        *,
+        deleted: bool = False,
+    ) -> bool:
+        """The row of what has just been written, whatever becomes of the request; raises as `put_row`.
 
-        For the auditor: the proxy that stored it died before the row. Nothing is done for what is not there, or not in a
-        live container. Raises Unavailable.
+        One that can't be written now is tried again behind the answer.
         """
-        account, container, name = key[1:].split(b"/", 2)
-        target = ObjectName(account.decode(), container, name)
+        degraded = False
+        with trio.CancelScope(shield=True):
+            try:
+                degraded = await self.put_row(*target, timestamp, changed, size_bytes, payload, deleted=deleted)
+            except NoSuchContainer:
+                raise
+            except StoreError:
+                self.late_rows.add(target.key)
+                raise
+        return degraded
+
+    async def list_again(self, key: bytes) -> bool:
+        """Let its container's listing say of the object with that key what is so; whether anything was done.
+
+        For the auditor: a proxy died between the object and its row, or between the tombstone and the row's. Nothing is done
+        for what is not there, or not in a live container. Raises Unavailable.
+        """
+        target = ObjectName(*split_object_key(key))
         version = await find_version(self.cluster, key, data=False, newest=True)
-        if not version.live or version.degraded:
+        entry = version.entry
+        if entry is None or version.degraded:
             return False
-        assert version.entry is not None
-        entry, info = version.entry, object_info(version.entry)
-        payload = row_payload(info.etag, info.content_type, _checksum_algorithm(info.metadata))
-        changed = entry.meta_timestamp if entry.meta_timestamp > entry.timestamp else 0
         try:
-            await self.head_container(target.account, container)
+            await self.head_container(target.account, target.container)
+            if entry.deleted:
+                await self.put_row(*target, entry.timestamp, 0, 0, b"", deleted=True)
+                return True
+            info = object_info(entry)
+            payload = row_payload(info.etag, info.content_type, _checksum_algorithm(info.metadata))
+            changed = entry.meta_timestamp if entry.meta_timestamp > entry.timestamp else 0
             await self.put_row(*target, entry.timestamp, changed, info.size_bytes, payload)
         except NoSuchContainer:
             return False
@@ -481,7 +508,7 @@ class ObjectStore(ContainerStore):
         info = object_info(Entry(timestamp, timestamp, False, size_bytes, meta, manifest is not None))
         payload = row_payload(etag, content_type, _checksum_algorithm(info.metadata))
         try:
-            row_degraded = await self.put_row(*target, timestamp, 0, size_bytes, payload)
+            row_degraded = await self._list(target, timestamp, 0, size_bytes, payload)
         except NoSuchContainer:
             placement = self.cluster.place(target.key)
             await write_newest(

@@ -11,10 +11,11 @@ where it is, and begins anew some time after it began the last time. Each value 
 What a read found rotten meanwhile is in the device's suspects file; that is looked at every second, before anything else.
 What could not be mended is tried again, less and less often.
 
-Objects without a row: the device that is an object's first primary looks whether a row lists it. If a majority of the
+Objects and their rows: the device that is an object's first primary looks whether a row lists it. If a majority of the
 container's replicas says that none does, and the object is older than a PUT can take, `relist` is asked to write it; it is
 the store's own code, which reads object and container by majority and knows what a row says. A row that is a later deletion
-counts as a row. Nothing is ever removed because a listing does not have it.
+counts as a row. A row that shows what a tombstone says is deleted is mended in the same way. Nothing is ever removed
+because a listing does not have it, nor from a listing because there is no object.
 
 Invariants: no entry, row or object is removed for want of anything; memory is bounded (UNMENDED_MAX).
 """
@@ -61,7 +62,7 @@ UNMENDED_MAX: Final = 10_000
 MIB: Final = 1024 * 1024
 
 Relist = Callable[[bytes], Awaitable[bool]]
-"""Given an object's key: list it in its container. True if that was done; False if it need not or can't be."""
+"""Given an object's key: let its container's listing say what is so. True if that was done, False if it can't be."""
 
 log = structlog.get_logger("replicator.auditor")
 
@@ -101,7 +102,7 @@ class AuditorStatistics(NamedTuple):
     """Found, looked at twice."""
     mended: int
     relisted: int
-    """Objects that no listing had, and that were listed."""
+    """Objects that no listing had, and that were listed; deleted ones that a listing had, and that were taken out."""
     entries_per_s: float
     bytes_per_s: float
     paused: bool
@@ -338,21 +339,26 @@ class Auditor:
     # ------------------------------------------------------------------------------------------------------ missing rows
 
     async def _look_for_row(self, peer: Peer, listed: ListedEntry) -> None:
-        """List an object that no majority of its container's replicas lists, if it is this device's to see to."""
+        """Mend what the listing says of an object, or of a deleted one, if it is this device's to see to."""
         entry = listed.entry
-        if not isinstance(entry, Entry) or entry.deleted or self._peers.members(listed.hash)[0] != peer.device.id:
+        if (
+            self._relist is None
+            or not isinstance(entry, Entry)
+            or self._peers.members(listed.hash)[0] != peer.device.id
+        ):
             return
         old_us = self._now_us() - int(self.settings.unlisted_s * 1_000_000)
         if max(entry.timestamp, entry.meta_timestamp) >= from_microseconds(max(0, old_us)):
             return
-        if self._relist is None or await self._is_listed(listed.key, entry):
+        if await self._is_listed_right(listed.key, entry):
             return
         if await self._relist(listed.key):
             self._relisted += 1
-            log.warning("an object that no listing showed is listed", key=listed.key.decode("utf-8", "replace"))
+            what = "a deleted object that a listing showed" if entry.deleted else "an object that no listing showed"
+            log.warning(f"{what} is mended", key=listed.key.decode("utf-8", "replace"))
 
-    async def _is_listed(self, key: bytes, entry: Entry) -> bool:
-        """Whether a majority has a row as late as the object; also if too few answer to tell."""
+    async def _is_listed_right(self, key: bytes, entry: Entry) -> bool:
+        """Whether a majority has a row as late as the object, or none shows one that is deleted; also if too few answer."""
         parts = split_object_key(key)
         if parts is None:
             return True
@@ -363,8 +369,11 @@ class Auditor:
         need = len(peers) // 2 + 1
         if len(answers) < need:
             return True
-        rows = [answer.items[0] for answer in answers.values() if isinstance(answer, FoundRows) and answer.items]
-        return sum(isinstance(row, Row) and lists(row, entry) for row in rows) >= need
+        items = [answer.items[0] for answer in answers.values() if isinstance(answer, FoundRows) and answer.items]
+        rows = [item for item in items if isinstance(item, Row)]
+        if entry.deleted:
+            return all(row.deleted or row.timestamp > entry.timestamp for row in rows)
+        return sum(lists(row, entry) for row in rows) >= need
 
 
 def lists(row: Row, entry: Entry) -> bool:

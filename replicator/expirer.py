@@ -27,6 +27,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 import structlog
 import trio
 
+from replicator.daemon import Daemon, Rate
 from replicator.pace import Pace
 from storage_node.timestamp import wall_clock_us
 
@@ -108,7 +109,7 @@ class ExpirerStatistics(NamedTuple):
     """Attempts that have to be repeated."""
     leavings: int
     """Deletions that were broken off and are to be finished."""
-    rate_per_s: float
+    objects_per_s: float
     paused: bool
 
 
@@ -166,6 +167,28 @@ class Expirer:
     def resume(self) -> None:
         """Go on."""
         self.pace.resume()
+
+    def daemon(self) -> Daemon:
+        """As a service runs it."""
+        pace = self.pace
+        return Daemon(
+            "expirer",
+            "Deletes objects whose time (X-Delete-At) is over.",
+            "objects whose time is over",
+            self.run,
+            self.statistics,
+            frozenset(("looks", "deleted", "dropped", "failed")),
+            self.pause,
+            self.resume,
+            (
+                Rate(
+                    "objects_per_s",
+                    "Objects looked at, and parts of objects deleted.",
+                    lambda: pace.rate_per_s,
+                    lambda value: setattr(pace, "rate_per_s", value),
+                ),
+            ),
+        )
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work until cancelled."""

@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import structlog
 import trio
 
+from replicator.daemon import Daemon, Rate
 from replicator.pace import Pace
 from storage_node.timestamp import wall_clock_us
 
@@ -87,7 +88,7 @@ class ReaperStatistics(NamedTuple):
     objects: int
     failed: int
     """Attempts that have to be repeated."""
-    rate_per_s: float
+    objects_per_s: float
     paused: bool
 
 
@@ -135,6 +136,28 @@ class Reaper:
     def resume(self) -> None:
         """Go on."""
         self.pace.resume()
+
+    def daemon(self) -> Daemon:
+        """As a service runs it."""
+        pace = self.pace
+        return Daemon(
+            "reaper",
+            "Removes what deleted accounts held, some time after they were deleted.",
+            "deleted accounts whose time has come",
+            self.run,
+            self.statistics,
+            frozenset(("accounts", "containers", "objects", "failed")),
+            self.pause,
+            self.resume,
+            (
+                Rate(
+                    "objects_per_s",
+                    "Objects deleted.",
+                    lambda: pace.rate_per_s,
+                    lambda value: setattr(pace, "rate_per_s", value),
+                ),
+            ),
+        )
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work until cancelled."""

@@ -186,12 +186,29 @@ class DaemonsConfig(ServiceConfig):
     )
     reclaimer_interval_s: float = setting(3600.0, "How often tombstones are looked over. Seconds.", minimum=1.0)
     reclaimer_age_s: float = setting(
-        7 * 86400.0,
-        "How old a tombstone must be before it is removed (and then only once every device has confirmed it). Seconds.",
+        14 * 86400.0,
+        "How old a tombstone must be before it is removed (and then only once every device has confirmed it). More than "
+        "auditor_interval_s, so that an audit has held it against the listing. Seconds.",
         minimum=0.0,
     )
     reclaimer_entries_per_s: float = setting(
         5_000.0, "How many entries and rows the reclaimer looks at in a second.", minimum=0.1
+    )
+    expirer_interval_s: float = setting(
+        5.0,
+        "How often it is looked for objects whose time is over: so long after it at most they are deleted. Seconds.",
+        minimum=0.1,
+        maximum=3600.0,
+    )
+    expirer_objects_per_s: float = setting(200.0, "How many expired objects are deleted in a second.", minimum=0.1)
+    reaper_delay_s: float = setting(
+        86400.0,
+        "How long after an account's deletion what it held begins to be removed. Seconds.",
+        minimum=10.0,
+    )
+    reaper_interval_s: float = setting(30.0, "How often it is looked for deleted accounts. Seconds.", minimum=0.1)
+    reaper_objects_per_s: float = setting(
+        100.0, "How many objects of deleted accounts are removed in a second.", minimum=0.1
     )
 
 

@@ -7,19 +7,28 @@ Idea: one process a node for all of it. The daemons share the rings in force and
 and take turns in one thread: they are there to be slow. A process each would cost 35 MiB and a connection to every device
 five times over, and its one gain, that they fail apart, the desk gives as well (daemon_desk.py).
 
+What acts on objects as a client would (expirer, reaper, and the auditor where a listing lacks an object) goes through the
+proxy's own store, connected for good beside the peers: what is to be decided there by majority, locks and conditions is
+decided in one place.
+
 A new daemon is a class in `replicator/` with a method `daemon()` that describes it, and a line in `_make_daemons`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 import trio
 
+from proxy.cluster import Cluster
+from proxy.store import ObjectStore
 from replicator.auditor import Auditor, AuditorSettings
 from replicator.daemon import Daemon
+from replicator.expirer import Expirer, ExpirerSettings
 from replicator.peers import Peers
+from replicator.reaper import Reaper, ReaperSettings
 from replicator.reclaim import Reclaimer, ReclaimSettings
 from replicator.replicator import Replicator, ReplicatorSettings, follow_rings
 from replicator.updater import Updater, UpdaterSettings
@@ -32,8 +41,8 @@ from ringstead.daemon_state import DaemonState
 from ringstead.errors import ClusterBusy, ConfigError
 from ringstead.node_figures import leave_figures
 from ringstead.process import Stop
-from ringstead.relisting import Relister
 from ringstead.services import addresses, devices_of_node, load_generations
+from ringstead.store_daemons import StoreGraves, StoreQueue, mend_row
 from storage_node.timestamp import Clock
 
 log = structlog.get_logger("ringstead.daemons")
@@ -48,9 +57,19 @@ async def run_daemons(config: DaemonsConfig, stop: Stop, ready: Callable[[], Non
         address_of=addresses(config),
         local_devices=devices_of_node(generations.rings, config.node, config.devices_dir),
     )
-    desk = Desk(_make_daemons(config, peers, generations), DaemonState(config.state_file))
+    clock = Clock(config.writer)
+    cluster = Cluster(
+        generations.newest,
+        load_cluster_key(config.cluster_key_file),
+        clock,
+        addresses(config),
+        devices_of_node(generations.rings, config.node, config.devices_dir),
+    )
+    daemons = _make_daemons(config, peers, generations, clock, ObjectStore(cluster))
+    desk = Desk(daemons, DaemonState(config.state_file))
     async with trio.open_nursery() as nursery:
         await nursery.start(peers.run)
+        await nursery.start(cluster.run)
         nursery.start_soon(
             follow_rings, peers, generations, lambda rings: devices_of_node(rings, config.node, config.devices_dir)
         )
@@ -64,8 +83,9 @@ async def run_daemons(config: DaemonsConfig, stop: Stop, ready: Callable[[], Non
         nursery.cancel_scope.cancel()
 
 
-def _make_daemons(config: DaemonsConfig, peers: Peers, generations: Generations) -> list[Daemon]:
-    clock = Clock(config.writer)
+def _make_daemons(
+    config: DaemonsConfig, peers: Peers, generations: Generations, clock: Clock, store: ObjectStore
+) -> list[Daemon]:
     replicator = Replicator(
         peers,
         clock,
@@ -83,7 +103,7 @@ def _make_daemons(config: DaemonsConfig, peers: Peers, generations: Generations)
             bytes_per_s=config.auditor_bytes_per_s,
             interval_s=config.auditor_interval_s,
         ),
-        relist=Relister(config, clock).relist,
+        relist=partial(mend_row, store),
     )
     updater = Updater(
         peers,
@@ -102,7 +122,19 @@ def _make_daemons(config: DaemonsConfig, peers: Peers, generations: Generations)
             entries_per_s=config.reclaimer_entries_per_s,
         ),
     )
-    return [replicator.daemon(), auditor.daemon(), updater.daemon(), reclaimer.daemon()]
+    expirer = Expirer(
+        StoreQueue(store),
+        ExpirerSettings(interval_s=config.expirer_interval_s, objects_per_s_max=config.expirer_objects_per_s),
+    )
+    reaper = Reaper(
+        StoreGraves(store),
+        ReaperSettings(
+            delay_s=config.reaper_delay_s,
+            interval_s=config.reaper_interval_s,
+            objects_per_s_max=config.reaper_objects_per_s,
+        ),
+    )
+    return [daemon.daemon() for daemon in (replicator, auditor, updater, expirer, reaper, reclaimer)]
 
 
 def _end_move(generations: Generations, epoch: int) -> None:

@@ -82,7 +82,7 @@ async def run_proxy(config: ProxyConfig, stop: Stop, ready: Callable[[], None]) 
     server = HttpServer(desk.handle, limits, access_log=desk.observe)
 
     async def statistics(_: Mapping[str, Any]) -> Answer:
-        return asdict(server.statistics())
+        return {**asdict(server.statistics()), "late_rows": store.late_rows.statistics()._asdict()}
 
     try:
         listeners = open_listeners(config.listen, config.port, reuse_port=True)

@@ -1,4 +1,4 @@
-"""The daemons that work through the store: what the expirer and the reaper see of it.
+"""The daemons that work through the store: what the expirer, the reaper and the auditor see of it.
 
 `replicator` knows no proxy and `proxy` no replicator; here the two meet. The store's errors, which mean "not now", become
 the answers that the daemons understand.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Literal
+
+import structlog
 
 from proxy.entry import CorruptEntry
 from proxy.expiry import Expiry
@@ -20,6 +22,8 @@ from storage_node.timestamp import wall_clock_us
 LEAVINGS_PAGE: Final = 100
 
 _NOT_NOW: Final = (StoreError, CorruptEntry)
+
+log = structlog.get_logger("ringstead.store_daemons")
 
 Take = Callable[[], Awaitable[None]]
 
@@ -91,3 +95,12 @@ class StoreGraves:
             return await self._reaping.reap(grave, take, note)
         except _NOT_NOW:
             return False
+
+
+async def mend_row(store: ObjectStore, key: bytes) -> bool:
+    """List an object that no listing shows, or the reverse (an auditor's `Relist`). Does not raise."""
+    try:
+        return await store.list_again(key)
+    except _NOT_NOW as error:
+        log.warning("a listing can't be mended now", key=key.decode("utf-8", "replace"), reason=str(error))
+        return False

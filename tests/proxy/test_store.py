@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from proxy.containers import CONTAINER
+from proxy.entry import row_payload
 from proxy.model import (
     BadDigest,
     Conditions,
@@ -24,7 +25,9 @@ from proxy.model import (
     PutObjectRequest,
     Segment,
     SegmentMissing,
+    Unavailable,
 )
+from proxy.quorum import write_newest
 from proxy.store import ObjectName, ObjectStore
 from storage_node.operations import DeleteObject, ForgetRow, ListRows, Row, Status
 from tests.support.small_cluster import SmallCluster, small_cluster
@@ -346,7 +349,65 @@ async def test_what_no_listing_shows_is_listed_again(cluster: SmallCluster) -> N
             assert (await client.call(forget)).status == Status.APPLIED
     assert (await store.list_objects(ACCOUNT, b"c", ListQuery())).items == ()
     assert await store.list_again(container + b"/x")
-    assert not await store.list_again(container + b"/gone")
+    assert await store.list_again(container + b"/gone")
     assert not await store.list_again(container + b"/never")
     assert not await store.list_again(b"/AUTH_test/other/x")
     assert (await store.list_objects(ACCOUNT, b"c", ListQuery())).items == before.items
+
+
+async def test_what_is_still_shown_is_taken_out(cluster: SmallCluster) -> None:
+    """A deleted object whose row its proxy did not come to delete; one that was never there is left as it is."""
+    store = cluster.store
+    await put(store, b"x", b"data")
+    version = await store.find(ObjectName(ACCOUNT, b"c", b"x"))
+    stamp = cluster.cluster.clock.stamp()
+    await write_newest(
+        cluster.cluster, version.placement, lambda _: DeleteObject(version.placement.hash, version.key, stamp)
+    )
+    await store.put_row(ACCOUNT, b"c", b"ghost", stamp, 0, 1, row_payload("e", "t", ""))
+    assert await names(store) == [b"ghost", b"x"]
+    assert await store.list_again(b"/AUTH_test/c/x")
+    assert not await store.list_again(b"/AUTH_test/c/ghost")
+    assert await names(store) == [b"ghost"]
+
+
+async def test_a_row_that_could_not_be_written_comes_later(cluster: SmallCluster) -> None:
+    """An object whose container's devices take no row is an error to its client, and listed once they do."""
+    store = cluster.store
+
+    async def refuse(*_: object, **__: object) -> bool:
+        raise Unavailable("no device of the container takes a row")
+
+    put_row, store.put_row = store.put_row, refuse  # type: ignore[method-assign, assignment]
+    with pytest.raises(Unavailable):
+        await put(store, b"x", b"data")
+    assert store.late_rows.statistics().backlog == 1
+    assert await names(store) == []
+    store.put_row = put_row  # type: ignore[method-assign]
+    with trio.fail_after(20):
+        while await names(store) != [b"x"]:
+            await trio.sleep(0.05)
+    statistics = store.late_rows.statistics()
+    assert (statistics.backlog, statistics.written, statistics.left) == (0, 1, 0)
+
+
+async def test_a_request_that_is_cancelled_lists_what_it_has_written(cluster: SmallCluster) -> None:
+    """Cancelled between the object and its row, between the tombstone and the row's: the listing says what is so."""
+    store = cluster.store
+    put_row = store.put_row
+    with trio.CancelScope() as scope:
+
+        async def cancel_and_write(*arguments: object, **options: object) -> bool:
+            scope.cancel()
+            return await put_row(*arguments, **options)  # type: ignore[arg-type]
+
+        store.put_row = cancel_and_write  # type: ignore[method-assign, assignment]
+        await put(store, b"x", b"data")
+        await trio.lowlevel.checkpoint()
+    assert scope.cancelled_caught
+    assert await names(store) == [b"x"]
+    with trio.CancelScope() as scope:
+        await store.delete_object(ACCOUNT, b"c", b"x")
+        await trio.lowlevel.checkpoint()
+    assert scope.cancelled_caught
+    assert await names(store) == []

@@ -280,6 +280,20 @@ async def test_an_object_with_a_row_is_left_alone(deleted: bool):
         assert (await listed_by(fleet))[1] == []
 
 
+@pytest.mark.parametrize(("row_at", "shown"), [(1, True), (9, False), (None, False)])
+async def test_a_deleted_object_that_is_still_shown_is_mended(row_at: int | None, shown: bool):
+    """A row from before the tombstone on one replica is enough; one of a later object, or none at all, is left alone."""
+    async with fleet_of() as fleet:
+        hash_ = fleet.hash(CATALOG)
+        for number in fleet.primaries(KEY):
+            fleet.apply(number, DeleteObject(fleet.hash(KEY), KEY, at(5)))
+        for number in fleet.primaries(CATALOG):
+            fleet.apply(number, PutCatalog(CONTAINER, hash_, CATALOG, at(0), {}))
+        if row_at is not None:
+            fleet.apply(fleet.primaries(CATALOG)[1], PutRow(CONTAINER, hash_, b"o", at(row_at), 0, False, 1, 1, b""))
+        assert (await listed_by(fleet))[1] == [KEY] * shown
+
+
 async def test_while_too_few_replicas_answer_nothing_is_listed():
     """Absence is not to be concluded from silence."""
     async with fleet_of() as fleet:

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.cluster import TestCluster
 
 pytestmark = pytest.mark.cluster
-NAMES = ["replicator", "auditor", "updater", "reclaimer"]
+NAMES = ["replicator", "auditor", "updater", "expirer", "reaper", "reclaimer"]
 
 
 def shown(cluster: TestCluster, name: str) -> dict[str, Any]:
