@@ -7,6 +7,7 @@ would look at: the daemons' figures, and the devices themselves.
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -39,7 +40,7 @@ def until(good: Callable[[], bool], what: Callable[[], object]) -> None:
     give_up_s = time.monotonic() + PATIENCE_S
     while not good():
         assert time.monotonic() < give_up_s, what()
-        time.sleep(0.1)
+        select.select([], [], [], 0.1)
 
 
 def daemon(cluster: TestCluster, name: str) -> dict[str, Any]:
