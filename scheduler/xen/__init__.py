@@ -1,0 +1,1 @@
+"""Xen pools: the driver that speaks XenAPI to them, and a simulator that speaks it back."""
