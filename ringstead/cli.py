@@ -25,9 +25,10 @@ _ELSEWHERE: Mapping[str, tuple[str, str]] = {
     "user": ("ringstead.user_commands", "Add, list, show and remove users."),
     "ring": ("ringstead.ring_commands", "Make and change rings."),
     "fsck": ("ringstead.fsck", "Check a device that no process serves."),
+    "xensim": ("ringstead.xensim_command", "Simulate XenAPI pools."),
 }
 """Commands in modules of their own, with the help that `ringstead --help` shows without importing them."""
-_LOGGING = frozenset({"serve", "status", "up", "user"})
+_LOGGING = frozenset({"serve", "status", "up", "user", "xensim"})
 """Commands whose code logs."""
 
 

@@ -1,0 +1,151 @@
+"""Messages about snapshots of VMs: snapshot, checkpoint, revert."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from scheduler.xen.simulator import guest, storage
+from scheduler.xen.simulator.calls.vm_make import RowSteps, copy_devices, copy_record, copy_vbd, copy_vif, duplicate
+from scheduler.xen.simulator.calls.vm_power import suspend_image, take_down
+from scheduler.xen.simulator.database import Row
+from scheduler.xen.simulator.failure import Failure
+from scheduler.xen.simulator.jobs import Steps
+from scheduler.xen.simulator.messages import message
+from scheduler.xen.simulator.pool import Call
+from scheduler.xen.simulator.undo import Undo
+
+
+@message("VM.snapshot(vm: VM ref, new_name: string, ignore_vdis: VDI ref set = []) -> VM ref")
+def snapshot(call: Call, vm: Row, new_name: str, ignore_vdis: Sequence[Row]) -> RowSteps:
+    """A VM's settings and disks as they are now."""
+    with call.doing(vm, "snapshot"), Undo() as undo:
+        return (yield from _snapshot(call, vm, new_name, undo, ignore_vdis))
+
+
+def _snapshot(call: Call, vm: Row, name: str, undo: Undo, ignored: Sequence[Row] = ()) -> RowSteps:
+    database = call.database
+    copy = copy_record(call, vm, name, undo, **_of(call, vm))
+    for vbd in database.all("VBD", vm["VBDs"]):
+        vdi = database.find("VDI", vbd["VDI"])
+        if vdi is None or vbd["type"] != "Disk":
+            copy_vbd(call.pool, vbd, copy, vbd["VDI"])
+        elif vdi not in ignored:
+            now = call.pool.now()
+            made = yield from duplicate(
+                call, vdi, undo, operation="snapshot", is_a_snapshot=True, snapshot_of=vdi.ref, snapshot_time=now
+            )
+            copy_vbd(call.pool, vbd, copy, made.ref)
+    for vif in database.all("VIF", vm["VIFs"]):
+        copy_vif(call.pool, vif, copy, keep_mac=True)
+    return copy
+
+
+def _of(call: Call, vm: Row) -> dict[str, Any]:
+    return {
+        "is_a_snapshot": True,
+        "is_a_template": True,
+        "snapshot_of": vm.ref,
+        "snapshot_time": call.pool.now(),
+        "snapshot_info": {"power-state-at-snapshot": vm["power_state"], "disk-snapshot-type": "crash_consistent"},
+        "transportable_snapshot_id": "",
+    }
+
+
+@message("VM.checkpoint(vm: VM ref, new_name: string) -> VM ref")
+def checkpoint(call: Call, vm: Row, new_name: str) -> RowSteps:
+    """A snapshot with the memory of the VM, which runs on afterwards."""
+    pool = call.pool
+    with call.doing(vm, "checkpoint"), Undo() as undo:
+        copy = yield from _snapshot(call, vm, new_name, undo)
+        if vm["power_state"] == "Suspended":
+            image_of = call.database.find("VDI", vm["suspend_VDI"])
+            if image_of is not None:
+                made = yield from duplicate(call, image_of, undo, operation="snapshot")
+                call.database.set(copy, suspend_VDI=made.ref, power_state="Suspended")
+            return copy
+        host = guest.host_of(pool, vm)
+        pool.reach(host)
+        image = suspend_image(call, vm, host)
+        undo.add(lambda: storage.drop_vdi(pool, image))
+        yield from call.spend(pool.latencies.memory_s(vm["memory_dynamic_max"]), host)
+        call.database.set(copy, suspend_VDI=image.ref, power_state="Suspended")
+        return copy
+
+
+@message("VM.revert(snapshot: VM ref) -> void")
+def revert(call: Call, snapshot: Row) -> Steps:
+    """Give a VM the disks, VIFs and settings that it had at a snapshot of it."""
+    pool, database = call.pool, call.database
+    vm = database.find("VM", snapshot["snapshot_of"])
+    if vm is None and snapshot["is_a_snapshot"]:
+        raise Failure("OPERATION_NOT_ALLOWED", "the VM of this snapshot no longer exists")
+    with call.doing(snapshot, "revert"), Undo() as undo:
+        assert vm is not None
+        with call.doing(vm, "reverting"):
+            replacement = copy_record(call, snapshot, "reverting", undo)
+            yield from copy_devices(call, snapshot, replacement, undo, operation="clone", keep_mac=True)
+            if vm["power_state"] != "Halted":
+                yield from take_down(call, vm)
+            _replace_devices(call, vm, replacement)
+            _restore_settings(call, vm, snapshot)
+            image = database.find("VDI", snapshot["suspend_VDI"])
+            if image is not None:
+                copy = yield from duplicate(call, image, undo, operation="snapshot")
+                database.set(vm, suspend_VDI=copy.ref, power_state="Suspended")
+            database.remove(database.get("VM_metrics", replacement["metrics"]))
+            database.remove(replacement)
+    pool.announce("VM_SNAPSHOT_REVERTED", "VM", vm)
+
+
+def _replace_devices(call: Call, vm: Row, replacement: Row) -> None:
+    database = call.database
+    for vbd in database.all("VBD", vm["VBDs"]):
+        vdi = database.find("VDI", vbd["VDI"])
+        if vdi is not None and vbd["type"] == "Disk":
+            for older in database.all("VDI", vdi["snapshots"]):
+                database.set(older, snapshot_of=_successor(call, vbd, replacement))
+            storage.drop_vdi(call.pool, vdi)
+        if database.find("VBD", vbd.ref) is vbd:
+            database.remove(vbd)
+    for vif in database.all("VIF", vm["VIFs"]):
+        database.remove(vif)
+    devices = [*database.all("VBD", replacement["VBDs"]), *database.all("VIF", replacement["VIFs"])]
+    for device in devices:
+        database.set(device, VM=vm.ref)
+
+
+def _successor(call: Call, vbd: Row, replacement: Row) -> str:
+    for other in call.database.all("VBD", replacement["VBDs"]):
+        if other["userdevice"] == vbd["userdevice"]:
+            return str(other["VDI"])
+    return call.database.null
+
+
+_KEPT = frozenset(
+    [
+        "uuid",
+        "name_label",
+        "snapshot_of",
+        "snapshot_time",
+        "snapshot_info",
+        "is_a_snapshot",
+        "is_a_template",
+        "snapshots",
+        "metrics",
+        "VBDs",
+        "VIFs",
+        "allowed_operations",
+        "current_operations",
+        "power_state",
+        "suspend_VDI",
+        "consoles",
+        "domid",
+        "transportable_snapshot_id",
+    ]
+)
+
+
+def _restore_settings(call: Call, vm: Row, snapshot: Row) -> None:
+    restored = {name: value for name, value in snapshot.values.items() if name not in _KEPT}
+    call.database.set(vm, **restored)

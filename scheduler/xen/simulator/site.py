@@ -1,0 +1,77 @@
+"""All pools of one process, and what concerns more than one of them: who sent whom, and hosts that die."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from scheduler.xen.simulator.allowed import refresh
+from scheduler.xen.simulator.database import Row
+from scheduler.xen.simulator.failure import Failure
+from scheduler.xen.simulator.pool import Pool
+
+
+class Site:
+    """Several pools."""
+
+    def __init__(self, pools: Sequence[Pool]) -> None:
+        self.pools = tuple(pools)
+        self.hung: set[str] = set()
+        """References of hosts that take connections and never answer."""
+        self.changes = 0
+        """Grows with each call and each fault: whoever saves state sees whether it has to."""
+
+    def pool_of_session(self, session: str) -> Pool | None:
+        """The pool that a session is with."""
+        for pool in self.pools:
+            if pool.database.find("session", session) is not None:
+                return pool
+        return None
+
+    def find_host(self, name: str) -> tuple[Pool, Row] | None:
+        """A host by its UUID, name or address."""
+        for pool in self.pools:
+            for host in pool.database.rows("host"):
+                if name in (host.uuid, host["name_label"], host["address"], host.ref):
+                    return pool, host
+        return None
+
+    def kill(self, pool: Pool, host: Row) -> None:
+        """A host dies with all that runs on it. Its pool goes on calling it live for a while."""
+        if host.ref in pool.dead:
+            return
+        pool.dead.add(host.ref)
+        self._fail_work(host)
+
+        def notice() -> None:
+            if host.ref in pool.dead:
+                metrics = pool.database.find("host_metrics", host["metrics"])
+                if metrics is not None:
+                    pool.database.set(metrics, live=False)
+                refresh(pool)
+
+        pool.later(pool.live_lag_s, notice)
+
+    def _fail_work(self, host: Row) -> None:
+        for each in self.pools:
+            each.jobs.fail_on(host.ref, Failure("CANNOT_CONTACT_HOST", host.ref))
+            refresh(each)
+
+    def hang(self, host: Row) -> None:
+        """A host stops answering, without dying."""
+        self.hung.add(host.ref)
+
+    def revive(self, pool: Pool, host: Row) -> None:
+        """A host is back. After a death it has booted anew: nothing runs on it."""
+        from scheduler.xen.simulator import guest
+
+        self.hung.discard(host.ref)
+        if host.ref not in pool.dead:
+            return
+        pool.dead.discard(host.ref)
+        for vm in pool.database.all("VM", host["resident_VMs"]):
+            if not vm["is_control_domain"]:
+                guest.halt(pool, vm)
+        metrics = pool.database.get("host_metrics", host["metrics"])
+        pool.database.set(metrics, live=True, last_updated=pool.now())
+        pool.database.set(host, enabled=True)
+        refresh(pool)
