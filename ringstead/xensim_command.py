@@ -13,8 +13,7 @@ from pathlib import Path
 import click
 
 from ringstead.errors import UsageError
-
-MEBIBYTES_PER_GIB = 1024
+from ringstead.process import one_failure, take_ready_pipe, tie_to_supervisor
 
 
 @click.command
@@ -51,12 +50,13 @@ def xensim(**options: object) -> None:
 
     Prints a line for each host when it listens. Ends at Ctrl-C or SIGTERM.
     """
+    tie_to_supervisor()
     from scheduler.xen.simulator.run import BadSetting, Settings, run
 
-    given = {name.replace("-", "_"): value for name, value in options.items()}
+    ready = take_ready_pipe()
     try:
-        settings = Settings(**given)  # type: ignore[arg-type]
-        run(settings, say=_say)
+        with one_failure():
+            run(Settings(**options), say=_say, ready=ready)  # type: ignore[arg-type]
     except BadSetting as error:
         raise UsageError(str(error)) from None
 

@@ -41,7 +41,8 @@ POWER_STATES: Final[Mapping[str, frozenset[str]]] = {
         "pr": "hard_reboot",
         "psr": "hard_shutdown shutdown checkpoint get_boot_record",
         "hsr": "migrate_send",
-        "hpsr": "assert_operation_valid metadata_export power_state_reset revert snapshot update_allowed_operations",
+        "hpsr": "assert_operation_valid metadata_export power_state_reset revert reverting snapshot "
+        "update_allowed_operations",
     }.items()
     for operation in operations.split()
 }

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Final
 
 CHUNK_BYTES: Final = 1 << 20
-_ZEROS: Final = bytes(CHUNK_BYTES)
+GRAIN_BYTES: Final = 64 << 10
+"""Aligned pieces in which zeros are told from data."""
+_ZEROS: Final = bytes(GRAIN_BYTES)
 
 
 class Disks:
@@ -105,13 +107,16 @@ class OpenDisk:
         if start < 0 or start + len(data) > self.size_bytes:
             raise ValueError("past the end of the disk")
         view = memoryview(data)
-        for offset in range(0, len(view), CHUNK_BYTES):
-            part = view[offset : offset + CHUNK_BYTES]
+        offset = 0
+        while offset < len(view):
+            part = view[offset : offset + GRAIN_BYTES - (start + offset) % GRAIN_BYTES]
             if part == memoryview(_ZEROS)[: len(part)] and self._is_hole(start + offset, len(part)):
+                offset += len(part)
                 continue
             written = 0
             while written < len(part):
                 written += os.pwrite(self._descriptor, part[written:], start + offset + written)
+            offset += len(part)
 
     def _is_hole(self, start: int, length: int) -> bool:
         try:

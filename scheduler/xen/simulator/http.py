@@ -52,6 +52,8 @@ class Exchange:
     _link: _Link
     cut_body: bool = False
     """Send half of the answer and close: a fault that was ordered."""
+    begun: bool = False
+    """Whether the head of the answer is out."""
     cut_after: bool = False
     """Do what is asked and close without an answer."""
 
@@ -84,6 +86,7 @@ class Exchange:
 
     async def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """The head of an answer whose body follows by `write`."""
+        self.begun = True
         await self._link.stream.send_all(self._link.head(status, headers))
 
     async def write(self, data: bytes) -> None:

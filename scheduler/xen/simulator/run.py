@@ -81,10 +81,16 @@ class Settings:
             raise BadSetting("--cert is for --tls")
 
 
-def run(settings: Settings, *, say: Callable[[str], None], clock: Callable[[], float] = time.time) -> None:
-    """Serve until SIGINT or SIGTERM. Raises BadSetting before anything is served."""
+def run(
+    settings: Settings,
+    *,
+    say: Callable[[str], None],
+    ready: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.time,
+) -> None:
+    """Serve until SIGINT or SIGTERM; `ready` is called once hosts listen. Raises BadSetting before anything is served."""
     with _folder(settings) as folder:
-        trio.run(_serve, settings, folder, say, clock)
+        trio.run(_serve, settings, folder, say, ready, clock)
 
 
 @contextlib.contextmanager
@@ -100,7 +106,9 @@ def _folder(settings: Settings) -> Iterator[Path]:
             yield Path(name)
 
 
-async def _serve(settings: Settings, folder: Path, say: Callable[[str], None], clock: Callable[[], float]) -> None:
+async def _serve(
+    settings: Settings, folder: Path, say: Callable[[str], None], ready: Callable[[], None], clock: Callable[[], float]
+) -> None:
     sockets = listen(settings)
     try:
         async with trio.open_nursery() as nursery:
@@ -111,6 +119,7 @@ async def _serve(settings: Settings, folder: Path, say: Callable[[str], None], c
             if settings.state is not None:
                 nursery.start_soon(_keep_saved, server.site, folder)
             _announce(server.site, settings, authority, say)
+            ready()
     finally:
         for each in sockets:
             each.close()

@@ -1,7 +1,8 @@
 """HTTP beside calls: disks in and out, and measurements.
 
 A host serves a disk only if it reaches the SR; any other, the master included, redirects to one that does. Uploads go
-straight into the disk, a VHD as its blocks come. A client that gives a task follows it there and sees in it how it ended.
+straight into the disk, a VHD as its blocks come. As a pool does, an upload is answered with its head before the body was
+read: what goes wrong afterwards shows in the task that the client gave, and in the connection, which is cut.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from scheduler.xen.simulator.calls.session import check_password, find_session
 from scheduler.xen.simulator.database import Row
 from scheduler.xen.simulator.disks import OpenDisk
 from scheduler.xen.simulator.failure import Failure
-from scheduler.xen.simulator.http import Exchange, Refused
+from scheduler.xen.simulator.http import Cut, Exchange, Refused
 from scheduler.xen.simulator.pool import Pool
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ async def _with_disk(server: Server, pool: Pool, host: Row, exchange: Exchange, 
     except Failure as failure:
         _finish(pool, task, failure)
         server.settle(pool)
+        if exchange.begun:
+            raise Cut from None
         status = 404 if failure.code in ("HANDLE_INVALID", "UUID_INVALID") else 500
         raise Refused(status, str(failure)) from None
     except Refused:
@@ -127,6 +130,8 @@ def _transferring(pool: Pool, vdi: Row, task: Row | None, *, write: bool) -> Ite
 
 async def _receive(pool: Pool, vdi: Row, sr: Row, task: Row | None, exchange: Exchange, kind: str) -> None:
     expected = int(exchange.headers.get("content-length", "0"))
+    head = {"content-type": "application/octet-stream", "connection": "close"}
+    await exchange.begin(200, {**head, "task-id": task.ref} if task is not None else head)
     room = storage.room_bytes(sr) if not storage.is_thick(sr) else None
     with pool.disks.open(storage.key_of(vdi), write=True) as disk:
         sink = _Sink(disk, room)
@@ -145,7 +150,7 @@ async def _receive(pool: Pool, vdi: Row, sr: Row, task: Row | None, exchange: Ex
         finally:
             storage.measure(pool, vdi)
     _finish(pool, task, None)
-    await exchange.answer(200, b"", "application/octet-stream", {"task-id": task.ref if task is not None else ""})
+    await exchange.finish()
 
 
 class _Sink:
