@@ -6,9 +6,10 @@ running somewhere. A driver that hands out the pool's own handles and three hund
 every caller.
 
 Idea: everything is named by *our* ids, which the pool keeps beside each thing (a VM carries its server's id, a disk its
-disk id, both the cluster's), so every verb can be said again: it looks for what it is about, does what is missing and is
-content with what is there. Building is two stages, `create_server` (everything on disk, halted) and `power(START)`, so that
-a build can be taken up or undone in between. Errors are few and say what to do next, not what went wrong in detail.
+disk id, both the cluster's), so every verb can be said again: it looks for what it is about, does what is missing and
+is content with what is there. Building is two stages, `create_server` (everything on disk, halted) and `power(START)`,
+so that a build can be taken up or undone in between. Errors are few and say what to do next, not what went wrong in
+detail.
 
 Rejected: one call that creates and starts (a crash in it leaves a running VM that nobody knows); the pool's handles in
 our records (they change when a VM crosses pools); a list of pools behind one object (each pool fails alone).

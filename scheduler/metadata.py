@@ -1,8 +1,8 @@
 """The one `MetaData` that all tables of the scheduler stand in.
 
-Claims, records and work have their tables beside the code that reads them; a migration must see all of them at once. So each
-module of tables registers on this object and Alembic compares with it. Constraints are named by rule, since a migration can
-only change what has a name, and SQLite would give none.
+Claims, records and work have their tables beside the code that reads them; a migration must see all of them at once. So
+each module of tables registers on this object and Alembic compares with it. Constraints are named by rule, since a
+migration can only change what has a name, and SQLite would give none.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ SR, counts what is claimed of each, and gives each a *generation* that grows wit
 compare-and-swap on the generations of all that it touches, and limits, group policies and quotas are checked again
 under it. A batch has an idempotency key: repeated, it answers as it did the first time.
 
-A server that moves holds two claims for a while: `Role.HELD` where it is, and `Role.TARGET` where it goes.
-`finish_move` lets go of the first and makes the second the held one, `abort_move` lets go of the second; each at once
-and repeatable.
+A server that moves holds two claims for a while: `Role.HELD` where it is, and `Role.TARGET` where it goes, with those
+disks that go elsewhere. `finish_move` makes the target the held one (disks that are not in it stay), `abort_move` lets
+go of the target; each at once and repeatable.
 
 Rejected: a status in each claim (building, active): that is the server's, not the claim's. Claims that run out by
 themselves: a build that takes long would lose its host, and absence of news is no reason to delete; the reconciler
@@ -32,6 +32,7 @@ from typing import Protocol
 
 from scheduler.errors import RequestError
 from scheduler.placement.request import Membership
+from scheduler.placement.resources import Host, Sr
 
 
 class Role(Enum):
@@ -89,8 +90,8 @@ class Claim:
 class Batch:
     """Claims that are committed together or not at all.
 
-    key                   idempotency key; the same key with the same content answers as the first time
-    claims                at most one for each owner, all of one role
+    key                   idempotency key; the same key with the same `asked` answers as the first time
+    claims                at most one for each owner
     same_host_as          servers that the server in it must share its host with, at commit
     different_host_from   servers that the server in it must not share its host with, at commit
     generations           generation by host id or SR id that the choice was made under, as far as known. Where one is no
@@ -110,8 +111,21 @@ class Batch:
             raise RequestError(f"batch {self.key} claims nothing")
         if len({claim.owner for claim in self.claims}) < len(self.claims):
             raise RequestError(f"batch {self.key} has two claims of one owner")
-        if len({claim.role for claim in self.claims}) > 1:
-            raise RequestError(f"batch {self.key} mixes claims to hold and claims to move to")
+
+    @property
+    def asked(self) -> tuple[object, ...]:
+        """What is asked for, without where: batches that ask the same may differ in the hosts and SRs that were chosen."""
+        return tuple(
+            (
+                claim.owner,
+                claim.project,
+                claim.role.value,
+                None if claim.host is None else (claim.host.memory_mib, claim.host.vcpus),
+                tuple(sorted((disk.disk_id, disk.size_bytes) for disk in claim.disks)),
+                None if claim.membership is None else (claim.membership.group_id, claim.membership.policy.value),
+            )
+            for claim in self.claims
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +137,11 @@ class HostLimit:
     vcpus: int
     is_open: bool = True
 
+    @classmethod
+    def of(cls, host: Host) -> HostLimit:
+        """The limit of a host as its pool reports it."""
+        return cls(host.host_id, host.memory_limit_mib, host.vcpus_limit, host.is_open)
+
 
 @dataclass(frozen=True, slots=True)
 class SrLimit:
@@ -131,6 +150,11 @@ class SrLimit:
     sr_id: str
     size_bytes: int
     is_open: bool = True
+
+    @classmethod
+    def of(cls, sr: Sr) -> SrLimit:
+        """The limit of an SR as its pool reports it."""
+        return cls(sr.sr_id, sr.limit_bytes, sr.is_open)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +245,10 @@ class Claims(Protocol):
 
         Conflict if its SR is full, QuotaExceeded, ClaimStateError if the owner holds no such disk.
         """
+        ...
+
+    def made(self, key: str) -> Change | None:
+        """What was claimed under an idempotency key and where, None if nothing was. KeySpent if it was released since."""
         ...
 
     def of(self, owner: str) -> tuple[Claim, ...]:

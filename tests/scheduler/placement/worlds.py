@@ -1,0 +1,156 @@
+"""Small clouds for tests, made by hand or drawn by Hypothesis."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from ring.topology import Device
+from scheduler.claims.claim import HostLimit, SrLimit
+from scheduler.claims.memory import MemoryClaims
+from scheduler.placement.inventory import Inventory
+from scheduler.placement.request import Disk, Flavor, Membership, Nearness, Policy, ServerRequest
+from scheduler.placement.resources import Host, Sr
+
+GIB = 1 << 30
+TRAITS = ("avx", "gpu", "nvme")
+TYPES = ("ssd", "disk")
+IMAGES = ("debian", "fedora")
+
+
+def host(number: int, *, zone: int = 1, region: int = 1, weight: float = 1.0, pool: str = "", **more) -> Host:
+    """A host of 16 GiB and 4 processors, unless it is said otherwise."""
+    device = Device(number, region, zone, f"node{number}", 443, f"host{number}", weight, "host")
+    return Host(f"h{number}", pool or f"pool-{region}-{zone}", device, **{"memory_mib": 16_384, "pcpus": 4, **more})
+
+
+def sr(number: int, reach: tuple[int, ...], *, zone: int = 1, region: int = 1, gib: int = 100, **more) -> Sr:
+    """An SR of 100 GiB that these hosts reach."""
+    device = Device(10_000 + number, region, zone, f"store{number}", 443, f"sr{number}", more.pop("weight", 1.0), "sr")
+    ids = frozenset(f"h{index}" for index in reach)
+    pool = more.pop("pool", f"pool-{region}-{zone}")
+    return Sr(f"sr{number}", pool, device, gib * GIB, ids, shared=more.pop("shared", len(ids) != 1), **more)
+
+
+def flavor(memory_mib: int = 4096, vcpus: int = 2, **more) -> Flavor:
+    """A flavor."""
+    return Flavor(f"m{memory_mib}", memory_mib, vcpus, **more)
+
+
+def claims_of(hosts, srs, now_s=lambda: 0.0, **more) -> MemoryClaims:
+    """Claims that know the limits of these hosts and SRs."""
+    claims = MemoryClaims(now_s, **more)
+    claims.set_limits([HostLimit.of(host) for host in hosts], [SrLimit.of(sr) for sr in srs])
+    return claims
+
+
+@st.composite
+def clouds(draw) -> tuple[list[Host], list[Sr]]:
+    """Up to nine hosts and seven SRs, small, so that they fill up and much is in the way."""
+    zone_of = draw(st.lists(st.tuples(st.integers(1, 2), st.integers(1, 3)), min_size=1, max_size=9))
+    some = st.frozensets(st.sampled_from(TRAITS))
+    rarely = st.integers(0, 7).map(lambda number: number == 0)
+    hosts = [
+        host(
+            number,
+            region=region,
+            zone=zone,
+            weight=draw(st.sampled_from([1.0, 1.0, 1.0, 2.0, 0.0])),
+            memory_mib=draw(st.sampled_from([4096, 8192, 8192, 16_384])),
+            reserved_memory_mib=draw(st.sampled_from([0, 1024])),
+            pcpus=draw(st.integers(1, 4)),
+            vcpu_ratio=draw(st.sampled_from([1.0, 2.0, 4.0])),
+            traits=draw(some),
+            tags=draw(st.frozensets(st.sampled_from(["gold"]))),
+            enabled=not draw(rarely),
+            maintenance=draw(rarely),
+            live=not draw(rarely),
+        )
+        for number, (region, zone) in enumerate(zone_of)
+    ]
+    srs = []
+    for number in range(draw(st.integers(0, 7))):
+        region, zone = draw(st.sampled_from(zone_of))
+        near = [index for index, place in enumerate(zone_of) if place == (region, zone)]
+        reach = draw(st.one_of(st.sampled_from(near).map(lambda index: (index,)), st.just(tuple(near))))
+        srs.append(
+            sr(
+                number,
+                reach,
+                region=region,
+                zone=zone,
+                gib=draw(st.sampled_from([10, 20, 40])),
+                foreign_bytes=draw(st.sampled_from([0, 5 * GIB])),
+                thin=draw(st.booleans()),
+                over_subscription=draw(st.sampled_from([1.0, 1.5])),
+                volume_types=draw(st.frozensets(st.sampled_from(TYPES))),
+                image_ids=draw(st.frozensets(st.sampled_from(IMAGES))),
+                disk_bytes_max=draw(st.sampled_from([None, None, 15 * GIB])),
+                enabled=not draw(rarely),
+            )
+        )
+    return hosts, srs
+
+
+def requests(hosts: list[Host], srs: list[Sr], server_ids: st.SearchStrategy[str]) -> st.SearchStrategy[ServerRequest]:
+    """Requests of every kind that fit a cloud, most of them small."""
+    some_trait = st.frozensets(st.sampled_from(TRAITS), max_size=1)
+    none = st.just(frozenset())
+
+    @st.composite
+    def build(draw) -> ServerRequest:
+        server_id = draw(server_ids)
+        required = draw(st.one_of(none, none, some_trait))
+        forbidden = draw(st.one_of(none, none, some_trait)) - required
+        membership = draw(
+            st.one_of(
+                st.none(),
+                st.builds(
+                    lambda policy, index: Membership(f"g-{policy.value}", policy, index),
+                    st.sampled_from(Policy),
+                    st.integers(0, 5),
+                ),
+            )
+        )
+        disks = []
+        for number in range(draw(st.integers(0, 3))):
+            volume = draw(st.booleans())
+            there = draw(st.sampled_from(srs)).sr_id if srs and draw(st.integers(0, 2)) == 0 else None
+            disks.append(
+                Disk(
+                    f"{server_id}-disk{number}",
+                    draw(st.sampled_from([2, 5, 8, 16])) * GIB,
+                    draw(st.sampled_from([None, None, *TYPES])),
+                    draw(st.sampled_from(Nearness)) if volume else Nearness.HOST,
+                    volume,
+                    draw(st.sampled_from([None, *IMAGES])),
+                    there,
+                    draw(st.booleans()),
+                )
+            )
+        others = st.lists(server_ids.filter(lambda other: other != server_id), max_size=2, unique=True).map(tuple)
+        nobody = st.just(())
+        return ServerRequest(
+            server_id,
+            draw(st.sampled_from(["red", "blue"])),
+            flavor(draw(st.sampled_from([512, 2048, 4096])), draw(st.integers(1, 3))),
+            draw(st.one_of(st.none(), st.sampled_from([host.zone for host in hosts]))),
+            membership,
+            draw(st.one_of(nobody, nobody, nobody, others)),
+            draw(st.one_of(nobody, nobody, others)),
+            required,
+            forbidden,
+            draw(st.one_of(none, none, st.just(frozenset({"gold"})))),
+            tuple(disks),
+            draw(st.sampled_from([None, *IMAGES])),
+            draw(st.one_of(none, none, none, st.frozensets(st.sampled_from([h.host_id for h in hosts]), max_size=3))),
+            draw(st.one_of(none, none, st.frozensets(st.sampled_from([h.host_id for h in hosts]), max_size=2))),
+        )
+
+    return build()
+
+
+def inventory_of(hosts, srs, claims, seed: int = 3) -> Inventory:
+    """The picture of these hosts and SRs with all that is claimed."""
+    inventory = Inventory(hosts, srs, seed=seed)
+    inventory.load(claims.all(), *claims.usage())
+    return inventory
