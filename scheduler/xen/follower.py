@@ -106,7 +106,8 @@ class Follower:
         async with trio.open_nursery() as nursery:
             for ref, host in hosts.items():
                 nursery.start_soon(self._probe, ref, host)
-        self._probed_at = trio.current_time()
+        if hosts:
+            self._probed_at = trio.current_time()
 
     async def answers(self, host: Record) -> bool:
         """Whether a host answers HTTP at its own address, tried twice."""
@@ -121,10 +122,7 @@ class Follower:
             address = self._session.whereabouts.first().beside(str(host.get("address")))
         except BadPoolSettings:
             return
-        answered = await self._ask(address)
-        self._silences[ref] = 0 if answered else self._silences.get(ref, 0) + 1
-        if answered:
-            self._session.whereabouts.also(address)
+        self._silences[ref] = 0 if await self._ask(address) else self._silences.get(ref, 0) + 1
 
     async def _ask(self, address: Address) -> bool:
         probe = HostConnection(address, self._session.settings, self._session.context, time.monotonic() + PROBE_S_MAX)
@@ -201,9 +199,20 @@ class Follower:
         names = {name for name, _ in changed}
         if names & {"host", "host_metrics", "VM"}:
             self.changes += 1
+        if "host" in names:
+            self._learn_addresses()
         if names:
             self._news.set()
             self._news = trio.Event()
+
+    def _learn_addresses(self) -> None:
+        """Where to ask for the way when the master is gone."""
+        known = self._session.whereabouts
+        for host in self.picture.table("host").values():
+            try:
+                known.also(known.first().beside(str(host.get("address"))))
+            except BadPoolSettings:
+                continue
 
     def _forget(self) -> None:
         self.picture = Picture()
@@ -211,7 +220,7 @@ class Follower:
 
 def _speaks_http(connection: HostConnection) -> bool:
     try:
-        connection.request("HEAD", "/", headers={"User-Agent": "ringstead", "Connection": "close"})
+        connection.request("GET", "/", headers={"User-Agent": "ringstead", "Connection": "close"})
         connection.getresponse()
     except (Unreachable, HypervisorError, OSError, http.client.HTTPException, ValueError):
         return False

@@ -52,7 +52,7 @@ Value: TypeAlias = "str | int | float | bool | Sequence[Value] | Mapping[str, Va
 API_VERSION = "2.0"
 ORIGINATOR = "ringstead"
 """Sessions are counted by originator: a runaway of ours throws out no other tool's."""
-GRACE_S = 2.0
+GRACE_S = 1.0
 """What a call gets on top of its deadline before its connection is shut down from outside."""
 ADDRESSES_MAX = 64
 """Of hosts of one pool that are remembered; XenServer's own limit for a pool."""
@@ -319,14 +319,15 @@ class PoolSession:
     async def _attempts(
         self, worker: Worker, method: str, args: tuple[Any, ...], timeout_s: float, limit: trio.CapacityLimiter
     ) -> tuple[Worker, Any]:
-        """A call, repeated once without an answer if it only reads; the worker is idle again afterwards."""
+        """A call, repeated once within its time if it only reads and no answer came; the worker is idle again afterwards."""
+        deadline = trio.current_time() + timeout_s
         try:
-            worker, result = await self._in_thread(worker, method, args, timeout_s, limit)
+            return await self._in_thread(worker, method, args, timeout_s, limit)
         except NoAnswer:
-            if not is_read(method):
+            left_s = deadline - trio.current_time()
+            if not is_read(method) or left_s <= 0:
                 raise
-            worker, result = await self._in_thread(self._worker(), method, args, timeout_s, limit)
-        return worker, result
+            return await self._in_thread(self._worker(), method, args, left_s, limit)
 
     async def _in_thread(
         self, worker: Worker, method: str, args: tuple[Any, ...], timeout_s: float, limit: trio.CapacityLimiter

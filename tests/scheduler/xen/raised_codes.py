@@ -1,7 +1,7 @@
 """Which error codes the parts of xapi that the driver calls can raise.
 
-Facts from xapi-project/xen-api at e2ee48d (2026-08-21): the error constants that each module refers to, an upper bound of
-what its calls raise.
+Facts from xapi-project/xen-api at e2ee48d (2026-08-21): the error constants that each module refers to, an upper
+bound of what its calls raise.
 """
 
 from __future__ import annotations

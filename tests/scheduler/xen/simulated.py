@@ -17,7 +17,7 @@ from typing import Any
 
 import trio
 
-from scheduler.hypervisor import HostFacts, PoolInventory, SrFacts
+from scheduler.hypervisor import DiskSpec, HostFacts, ImageFormat, NicSpec, PoolInventory, ServerSpec, SrFacts
 from scheduler.xen.driver import XenPool
 from scheduler.xen.settings import Address, PoolSettings
 from scheduler.xen.simulator.database import Row
@@ -51,6 +51,7 @@ def free_port(addresses: list[str]) -> int:
 class Simulation:
     """Pools that are being served."""
 
+    folder: Path
     site: Site
     server: Server
     port: int
@@ -84,6 +85,10 @@ class Simulation:
     def fault(self, method: str, index: int = 0, **what: Any) -> None:
         """Order a fault of a pool."""
         self.pool(index).faults.order({"method": method, **what})
+
+    def faults_left(self, index: int = 0) -> int:
+        """How many of the faults that were ordered have not been met yet."""
+        return len(self.pool(index).faults.rules)
 
     def settle(self) -> None:
         """Tell pollers of changes that a test made by hand."""
@@ -151,7 +156,7 @@ async def simulation(
             listeners.append((pool, host, listener))
     async with trio.open_nursery() as nursery:
         await nursery.start(server.run, listeners, context)
-        yield Simulation(site, server, port, scheme)
+        yield Simulation(folder, site, server, port, scheme)
         nursery.cancel_scope.cancel()
 
 
@@ -180,3 +185,50 @@ def shared_sr(inventory: PoolInventory) -> SrFacts:
 def sizes(rows: Iterator[Row]) -> list[int]:
     """Of VDIs."""
     return [int(row["virtual_size"]) for row in rows]
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image in memory, as an `ImageSource`."""
+
+    content: bytes
+    format: ImageFormat = "raw"
+    piece_bytes: int = 256 << 10
+    opened: list[int] = field(default_factory=list)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the file."""
+        return len(self.content)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Its bytes."""
+        self.opened.append(1)
+        yield self._pieces()
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        for at in range(0, len(self.content), self.piece_bytes):
+            await trio.lowlevel.checkpoint()
+            yield self.content[at : at + self.piece_bytes]
+
+
+def server_spec(inventory: PoolInventory, server_id: str = "s1", *, host: int = 0, **changes: Any) -> ServerSpec:
+    """A small server with a root disk on its host's own SR."""
+    root = DiskSpec(f"{server_id}-root", "root", 64 * MIB, local_sr(inventory, inventory.hosts[host]).uuid)
+    given: dict[str, Any] = {
+        "server_id": server_id,
+        "name": f"server {server_id}",
+        "build": 1,
+        "memory_bytes": 256 * MIB,
+        "vcpu_count": 2,
+        "root": root,
+        "nics": (NicSpec(inventory.networks[0].uuid, "02:00:00:00:00:01"),),
+        **changes,
+    }
+    return ServerSpec(**given)
+
+
+def content_of(sim: Simulation, vdi: Row, index: int = 0) -> bytes:
+    """The bytes of a simulated disk."""
+    return (sim.folder / f"disks{index}" / f"{vdi.ref.removeprefix('OpaqueRef:')}.raw").read_bytes()
