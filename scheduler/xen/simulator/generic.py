@@ -81,6 +81,7 @@ def _setters(cls: str, field: Field) -> Iterator[Message]:
     name = field.name
 
     def put(call: Call, row: Row, value: Any) -> None:
+        value = value.ref if isinstance(value, Row) else value
         _assert_may_set(call, row, name, value)
         call.database.set(row, **{name: value})
 

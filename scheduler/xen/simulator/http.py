@@ -78,6 +78,8 @@ class Exchange:
         head = {"content-type": content_type, "content-length": str(len(body)), **(headers or {})}
         if self.cut_after:
             raise Cut
+        if self.method == "HEAD":
+            body = b""
         data = self._link.head(status, head) + self._link.part(body) + self._link.end()
         if self.cut_body:
             await self._link.stream.send_all(data[: len(data) // 2])
