@@ -88,7 +88,7 @@ class Servers:
         """See `Hypervisor.remove_vm`."""
         context = self._context
         picture = await context.now()
-        for ref, vm in picture.table("VM").items():
+        for ref, vm in list(picture.table("VM").items()):
             if text(vm, "uuid") == uuid:
                 if not tags.server_of(vm, context.cluster):
                     raise Refused(f"pool {context.name}: VM {text(vm, 'name_label')!r} is not Ringstead's")

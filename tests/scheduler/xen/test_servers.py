@@ -26,7 +26,6 @@ from scheduler.xen.simulator.latency import Latencies
 from tests.scheduler.xen.simulated import MIB, Image, Simulation, content_of, driving, local_sr, server_spec, shared_sr
 
 
-
 async def started(pool: XenPool, inventory: PoolInventory, server_id: str = "s1") -> None:
     """A running server on the first host."""
     host = inventory.hosts[0].uuid

@@ -28,7 +28,6 @@ from scheduler.xen.settings import Address, BadPoolSettings, PoolSettings
 from tests.scheduler.xen.simulated import Simulation, driving, simulation
 
 
-
 @asynccontextmanager
 async def session_of(settings: PoolSettings) -> AsyncIterator[PoolSession]:
     """A session that is ended after the test."""
