@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from scheduler.xen.simulator.database import Row
 from scheduler.xen.simulator.failure import Failure
-from scheduler.xen.simulator.schema import NULL
+from scheduler.xen.simulator.schema import NULL, words
 from scheduler.xen.simulator.tables.words import ENUMS
 
 if TYPE_CHECKING:
@@ -48,36 +48,19 @@ POWER_STATES: Final[Mapping[str, frozenset[str]]] = {
 }
 """By operation, the power states in which a VM allows it; operations that are not here are not served."""
 
-_OF_TEMPLATES: Final = frozenset(
-    [
-        "changing_dynamic_range",
-        "changing_static_range",
-        "changing_memory_limits",
-        "changing_shadow_memory",
-        "changing_VCPUs",
-        "changing_NVRAM",
-        "clone",
-        "copy",
-        "destroy",
-        "metadata_export",
-        "provision",
-        "assert_operation_valid",
-        "update_allowed_operations",
-        "make_into_template",
-    ]
+_OF_TEMPLATES: Final = words(
+    "changing_dynamic_range changing_static_range changing_memory_limits changing_shadow_memory "
+    "changing_VCPUs changing_NVRAM clone copy destroy metadata_export provision assert_operation_valid "
+    "update_allowed_operations make_into_template"
 )
-_OF_SNAPSHOTS: Final = frozenset(
-    ["clone", "copy", "destroy", "metadata_export", "revert", "assert_operation_valid", "update_allowed_operations"]
+_OF_SNAPSHOTS: Final = words(
+    "clone copy destroy metadata_export revert assert_operation_valid update_allowed_operations"
 )
-_BESIDE_ANY: Final = frozenset(
-    ["assert_operation_valid", "metadata_export", "update_allowed_operations", "get_boot_record"]
-)
+_BESIDE_ANY: Final = words("assert_operation_valid metadata_export update_allowed_operations get_boot_record")
 _LONG_COPIES: Final = frozenset({"clone", "copy"})
 PREEMPTED: Final[Mapping[str, frozenset[str]]] = {
-    "hard_shutdown": frozenset(
-        ["clean_shutdown", "clean_reboot", "shutdown", "hard_reboot", "pool_migrate", "suspend"]
-    ),
-    "hard_reboot": frozenset(["clean_shutdown", "clean_reboot", "pool_migrate", "suspend"]),
+    "hard_shutdown": words("clean_shutdown clean_reboot shutdown hard_reboot pool_migrate suspend"),
+    "hard_reboot": words("clean_shutdown clean_reboot pool_migrate suspend"),
 }
 """What gives way to an operation, instead of standing in its way."""
 _WANT_AGENT: Final = frozenset({"clean_shutdown", "clean_reboot"})
@@ -163,18 +146,8 @@ def _refuse_vdi(pool: Pool, vdi: Row, operation: str) -> Failure | None:
     return None
 
 
-_SR_WITH_PBD: Final = frozenset(
-    [
-        "scan",
-        "vdi_create",
-        "vdi_destroy",
-        "vdi_resize",
-        "vdi_clone",
-        "vdi_snapshot",
-        "vdi_copy",
-        "vdi_mirror",
-        "vdi_resize_online",
-    ]
+_SR_WITH_PBD: Final = words(
+    "scan vdi_create vdi_destroy vdi_resize vdi_clone vdi_snapshot vdi_copy vdi_mirror vdi_resize_online"
 )
 _SR_CHANGES: Final = _SR_WITH_PBD - {"scan", "vdi_copy"}
 _SR_SERVED: Final = _SR_WITH_PBD | {"forget", "destroy", "plug", "unplug", "pbd_create", "pbd_destroy"}

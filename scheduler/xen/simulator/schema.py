@@ -21,6 +21,11 @@ from scheduler.xen.simulator.tables.words import ENUMS, RELATIONS
 NULL: Final = "OpaqueRef:NULL"
 
 
+def words(text: str) -> frozenset[str]:
+    """The words of a text, as a set: how long lists of names are written down here."""
+    return frozenset(text.split())
+
+
 class Stamp(str):
     """A datetime in the one form that pools write: `20260131T23:59:59Z`."""
 

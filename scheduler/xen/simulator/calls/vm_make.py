@@ -17,43 +17,17 @@ from scheduler.xen.simulator.jobs import Steps, Work
 from scheduler.xen.simulator.messages import message
 from scheduler.xen.simulator.pool import Call, Pool, null_or
 from scheduler.xen.simulator.records import constructor_fields
+from scheduler.xen.simulator.schema import words
 from scheduler.xen.simulator.undo import Undo
 
 RowSteps = Generator[Work, None, Row]
 PROVISION_KEY = "disks"
 
-_NOT_COPIED = frozenset(
-    [
-        "uuid",
-        "allowed_operations",
-        "current_operations",
-        "VBDs",
-        "VIFs",
-        "VGPUs",
-        "VUSBs",
-        "VTPMs",
-        "consoles",
-        "resident_on",
-        "scheduled_to_be_resident_on",
-        "domid",
-        "metrics",
-        "guest_metrics",
-        "suspend_VDI",
-        "snapshots",
-        "children",
-        "crash_dumps",
-        "is_default_template",
-        "is_control_domain",
-        "power_state",
-        "memory_target",
-        "snapshot_of",
-        "snapshot_time",
-        "is_a_snapshot",
-        "snapshot_info",
-        "transportable_snapshot_id",
-        "parent",
-        "attached_PCIs",
-    ]
+_NOT_COPIED = words(
+    "uuid allowed_operations current_operations VBDs VIFs VGPUs VUSBs VTPMs consoles resident_on "
+    "scheduled_to_be_resident_on domid metrics guest_metrics suspend_VDI snapshots children crash_dumps "
+    "is_default_template is_control_domain power_state memory_target snapshot_of snapshot_time "
+    "is_a_snapshot snapshot_info transportable_snapshot_id parent attached_PCIs"
 )
 """What a copy of a VM's record does not take over."""
 

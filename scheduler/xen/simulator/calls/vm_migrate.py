@@ -24,6 +24,7 @@ from scheduler.xen.simulator.failure import Failure
 from scheduler.xen.simulator.jobs import Steps
 from scheduler.xen.simulator.messages import message
 from scheduler.xen.simulator.pool import Call, Pool
+from scheduler.xen.simulator.schema import words
 from scheduler.xen.simulator.undo import Undo
 
 STORAGE_MIGRATIONS_MAX: Final = 3
@@ -242,29 +243,10 @@ def _one_of_few(pool: Pool) -> Iterator[None]:
         pool.storage_migrations -= 1
 
 
-_OWN_TO_A_POOL = frozenset(
-    [
-        "allowed_operations",
-        "current_operations",
-        "VBDs",
-        "VIFs",
-        "consoles",
-        "resident_on",
-        "scheduled_to_be_resident_on",
-        "domid",
-        "metrics",
-        "guest_metrics",
-        "suspend_VDI",
-        "suspend_SR",
-        "snapshots",
-        "affinity",
-        "power_state",
-        "groups",
-        "children",
-        "parent",
-        "snapshot_of",
-        "appliance",
-    ]
+_OWN_TO_A_POOL = words(
+    "allowed_operations current_operations VBDs VIFs consoles resident_on scheduled_to_be_resident_on "
+    "domid metrics guest_metrics suspend_VDI suspend_SR snapshots affinity power_state groups children "
+    "parent snapshot_of appliance"
 )
 
 

@@ -13,6 +13,7 @@ from scheduler.xen.simulator.failure import Failure
 from scheduler.xen.simulator.jobs import Steps
 from scheduler.xen.simulator.messages import message
 from scheduler.xen.simulator.pool import Call
+from scheduler.xen.simulator.schema import words
 from scheduler.xen.simulator.undo import Undo
 
 
@@ -122,30 +123,15 @@ def _successor(call: Call, vbd: Row, replacement: Row) -> str:
     return call.database.null
 
 
-_KEPT = frozenset(
-    [
-        "uuid",
-        "name_label",
-        "snapshot_of",
-        "snapshot_time",
-        "snapshot_info",
-        "is_a_snapshot",
-        "is_a_template",
-        "snapshots",
-        "metrics",
-        "VBDs",
-        "VIFs",
-        "allowed_operations",
-        "current_operations",
-        "power_state",
-        "suspend_VDI",
-        "consoles",
-        "domid",
-        "transportable_snapshot_id",
-    ]
+_KEPT = words(
+    "uuid name_label snapshot_of snapshot_time snapshot_info is_a_snapshot is_a_template snapshots "
+    "metrics VBDs VIFs allowed_operations current_operations power_state suspend_VDI consoles domid "
+    "transportable_snapshot_id resident_on "
+    "scheduled_to_be_resident_on guest_metrics children parent memory_target crash_dumps attached_PCIs VGPUs VUSBs VTPMs "
+    "is_default_template is_control_domain groups"
 )
 
 
 def _restore_settings(call: Call, vm: Row, snapshot: Row) -> None:
-    restored = {name: value for name, value in snapshot.values.items() if name not in _KEPT}
+    restored = {name: snapshot[name] for name in snapshot.schema.fields if name not in _KEPT}
     call.database.set(vm, **restored)
