@@ -144,10 +144,12 @@ class MemoryClaims:
         with self._lock:
             for host in hosts:
                 usage = self._hosts.get(host.host_id) or HostUsage(host, 0, 0, 0)
-                self._hosts[host.host_id] = HostUsage(host, usage.memory_mib, usage.vcpus, usage.generation + 1)
+                if usage.limit != host or not usage.generation:
+                    self._hosts[host.host_id] = HostUsage(host, usage.memory_mib, usage.vcpus, usage.generation + 1)
             for sr in srs:
                 on_sr = self._srs.get(sr.sr_id) or SrUsage(sr, 0, 0)
-                self._srs[sr.sr_id] = SrUsage(sr, on_sr.size_bytes, on_sr.generation + 1)
+                if on_sr.limit != sr or not on_sr.generation:
+                    self._srs[sr.sr_id] = SrUsage(sr, on_sr.size_bytes, on_sr.generation + 1)
 
     def remove(self, resource_ids: Iterable[str]) -> None:
         """Forget limits. See `Claims.remove`."""
