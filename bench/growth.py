@@ -29,6 +29,7 @@ from bench.dialects import dialect_of
 from bench.load import WrongAnswerError, run_plan
 from bench.measure import say
 from bench.plan import Plan, make_plan, object_name
+from bench.systems.base import wait_s
 from bench.systems.offline import write_objects
 from bench.systems.ringstead import Ringstead
 from bench.verify import ask
@@ -127,7 +128,7 @@ def _kill_during_puts(system: Ringstead) -> None:
 
     thread = threading.Thread(target=load)
     thread.start()
-    threading.Event().wait(2)
+    wait_s(2)
     system.kill_all()
     thread.join()
 

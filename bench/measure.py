@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import statistics
 import sys
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
@@ -22,7 +21,7 @@ from typing import Any, Final
 from bench.dialects import Dialect, dialect_of
 from bench.load import Result, WrongAnswerError, run_plan, send_each
 from bench.plan import make_plan, object_name
-from bench.systems.base import NotSupported, System
+from bench.systems.base import NotSupported, System, wait_s
 from bench.verify import ask, verify
 from bench.workloads import KIB, Names, Workload
 
@@ -104,7 +103,7 @@ class Subject:
     def measure_idle(self) -> None:
         """What it costs while nobody asks it anything."""
         before = self.system.cpu_s()
-        threading.Event().wait(IDLE_S)
+        wait_s(IDLE_S)
         self.idle_cores = (self.system.cpu_s() - before) / IDLE_S
 
     def prepare(self, workload: Workload) -> None:

@@ -180,7 +180,7 @@ class System(ABC):
                     )
             if _status(f"{self.base_url}{path}", headers or {}) in accepted:
                 return
-            threading.Event().wait(POLL_S)
+            wait_s(POLL_S)
         raise SystemFailed(f"{self.name}: no answer to {path} within {READY_TIMEOUT_S:.0f} s: see {self.folder}")
 
 
@@ -198,6 +198,11 @@ def program(name: str) -> str:
     if found is None:
         raise NotInstalled(f"{name} is not on the path")
     return found
+
+
+def wait_s(seconds: float) -> None:
+    """Nothing, for so long."""
+    threading.Event().wait(seconds)
 
 
 def free_port() -> int:

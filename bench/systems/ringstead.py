@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shlex
 import sys
-import threading
 import time
 from pathlib import Path
 
-from bench.systems.base import POLL_S, READY_TIMEOUT_S, S3Access, System, SystemFailed, swift_token
+from bench.systems.base import POLL_S, READY_TIMEOUT_S, S3Access, System, SystemFailed, swift_token, wait_s
 from ringstead.control import ask, control_path
 
 
@@ -45,7 +44,7 @@ class Ringstead(System):
         while not path.exists():
             if time.monotonic() > deadline_s:
                 raise SystemFailed(f"no {path}")
-            threading.Event().wait(POLL_S)
+            wait_s(POLL_S)
         exports = (line.removeprefix("export ") for line in path.read_text().splitlines() if line.startswith("export "))
         return {name: shlex.split(value)[0] for name, _, value in (line.partition("=") for line in exports)}
 
