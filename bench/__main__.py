@@ -1,6 +1,6 @@
 """`python -m bench`: Ringstead and its peers at the same work, on this machine, in one run.
 
-    python -m bench                             the standard suite, ours beside Swift
+    python -m bench                             the standard suite, ours beside every peer that is installed
     python -m bench --systems ringstead         ours alone
     python -m bench --suite matrix --only GET   part of a suite
     python -m bench --list                      what there is
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.limits import all_limits
+from bench.load import WrongAnswerError
 from bench.measure import Subject, compare, say
 from bench.plots import draw
 from bench.report import machine, markdown
@@ -59,7 +60,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--systems", default="ringstead,swift", help="which, with commas; or all")
+    parser.add_argument("--systems", default="all", help="which, with commas; those not installed are left out")
     parser.add_argument("--suite", default="standard", choices=sorted(SUITES))
     parser.add_argument("--only", default="", help="workloads whose title holds this text")
     parser.add_argument("--seconds", type=float, default=10.0, help="of one run")
@@ -79,18 +80,18 @@ def run(folder: Path, workloads: list[Workload], arguments: argparse.Namespace) 
         sys.exit(f"no such system: {unknown[0]}; there are {', '.join(SYSTEMS)}")
     with ExitStack() as stack:
         subjects = []
+        absent = {}
         for name in asked:
             place = folder / name
             place.mkdir()
             try:
                 subject = Subject(stack.enter_context(SYSTEMS[name](place)))
-            except NotInstalled as error:
+                say(f"{name} {subject.system.version} runs; does it answer right?")
+                subject.check(workloads)
+            except (NotInstalled, SystemFailed, WrongAnswerError) as error:
                 say(f"{name} takes no part: {error}")
+                absent[name] = str(error)
                 continue
-            except SystemFailed as error:
-                sys.exit(str(error))
-            say(f"{name} {subject.system.version} runs; does it answer right?")
-            subject.check(workloads)
             subject.measure_idle()
             subjects.append(subject)
         found = compare(subjects, workloads, seconds=arguments.seconds, rounds=arguments.rounds)
@@ -103,6 +104,7 @@ def run(folder: Path, workloads: list[Workload], arguments: argparse.Namespace) 
         "limits_after": all_limits(folder),
         "load_after": os.getloadavg()[0],
         "systems": systems,
+        "absent": absent,
         "workloads": {
             title: {name: series.summary() for name, series in by_system.items()} for title, by_system in found.items()
         },

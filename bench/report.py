@@ -13,14 +13,14 @@ from typing import Any, Final
 
 OURS: Final = "ringstead"
 
-AIMS: Final[dict[str, tuple[str, float]]] = {
-    "GET 4 KiB (32)": ("swift", 40),
-    "PUT 4 KiB (32)": ("swift", 30),
-    "HEAD 4 KiB (32)": ("swift", 30),
-    "DELETE 4 KiB (32)": ("swift", 30),
-    "page of 1,000 of 100,000 names (4)": ("swift", 15),
-    "PUT 1 MiB (8)": ("swift", 2.5),
-    "GET 1 MiB (8)": ("swift", 4),
+AIMS: Final[dict[str, dict[str, float]]] = {
+    "GET 4 KiB (32)": {"swift": 40, "ceph-rgw": 6},
+    "PUT 4 KiB (32)": {"swift": 30},
+    "HEAD 4 KiB (32)": {"swift": 30},
+    "DELETE 4 KiB (32)": {"swift": 30},
+    "page of 1,000 of 100,000 names (4)": {"swift": 15},
+    "PUT 1 MiB (8)": {"swift": 2.5},
+    "GET 1 MiB (8)": {"swift": 4},
 }
 """How many times a peer's rate is aimed at."""
 
@@ -90,7 +90,8 @@ def _systems(report: dict[str, Any]) -> str:
         for name, about in report["systems"].items()
     ]
     head = "| system | a PUT is answered when | memory (PSS) | of it in no file | processes | cores when idle |"
-    return "\n".join([head, "| --- | --- | --- | --- | --- | --- |", *rows])
+    absent = "".join(f"\n\n{name} took no part: {reason}." for name, reason in report.get("absent", {}).items())
+    return "\n".join([head, "| --- | --- | --- | --- | --- | --- |", *rows]) + absent
 
 
 def _table(report: dict[str, Any]) -> str:
@@ -136,11 +137,12 @@ def _ratios(report: dict[str, Any]) -> str:
 
 
 def _aim(title: str, by_system: dict[str, Any]) -> str:
-    peer, times = AIMS.get(title, ("", 0.0))
-    if "rate_per_s" not in by_system.get(peer, {}):
-        return f"{times:g} x {peer}" if peer else ""
-    reached = by_system[OURS]["rate_per_s"] >= times * by_system[peer]["rate_per_s"]
-    return f"{times:g} x {peer}: {'reached' if reached else 'missed'}"
+    said = []
+    for peer, times in AIMS.get(title, {}).items():
+        if "rate_per_s" in by_system.get(peer, {}):
+            reached = by_system[OURS]["rate_per_s"] >= times * by_system[peer]["rate_per_s"]
+            said.append(f"{times:g} x {peer}: {'reached' if reached else 'missed'}")
+    return "; ".join(said)
 
 
 def _against_limits(report: dict[str, Any]) -> str:

@@ -50,7 +50,7 @@ osd objectstore = bluestore
 bluestore block size = {osd_bytes}
 osd memory target = 1073741824
 [client.rgw.bench]
-rgw frontends = beast endpoint=127.0.0.1:{port}
+rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
 rgw dynamic resharding = false
 rgw enable usage log = false
 rgw enable ops log = false
