@@ -8,6 +8,11 @@ where the device's directory is on this machine. `Replica.submit` takes any oper
 at once for a local read. A `Placement` is what the ring says of one name: its hash, its primaries, and handoffs after
 them. Placements of a partition share one tuple of replicas, made once.
 
+Rings change while requests run: `adopt` takes the rings in force, newest first. Where they disagree about a partition its
+placements are `MovingPlacement`s, whose primaries are those of all rings and whose majority is one in each (majority.py);
+all other partitions are placed as before, at the same cost. Devices that are in no ring any more stay connected for
+RETIRE_S, for requests that were placed on them.
+
 A local read is right even while the device's own process is dead: what that process published was durable before, and it
 acknowledged nothing that it had not published.
 
@@ -20,13 +25,14 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import trio
 
+from proxy.majority import Tally, votes_of
 from ring.ring import Ring
 from ring.topology import Device
 from storage_node.client import DeviceClient
@@ -47,15 +53,24 @@ CAUTIOUS_S = 600.0
 lie on handoffs and on a minority of primaries until the replicator has brought them home."""
 
 
+RETIRE_S = 60.0
+"""How long a device that is in no ring any more stays connected: what was placed on it has ended or given up by then."""
+
+
 class Replica:
     """One device of the ring, and the ways to it from here."""
 
-    __slots__ = ("client", "device", "reader")
+    __slots__ = ("client", "device", "path", "reader", "scope")
 
-    def __init__(self, device: Device, client: DeviceClient, reader: LocalReader | None) -> None:
+    def __init__(
+        self, device: Device, client: DeviceClient, reader: LocalReader | None, path: Path | None = None
+    ) -> None:
         self.device = device
         self.client = client
         self.reader = reader
+        self.path = path
+        """The device's directory, if it is on this machine."""
+        self.scope = trio.CancelScope()
 
     def __repr__(self) -> str:
         return f"<Replica {self.device.name} of {self.device.node}:{self.device.port}>"
@@ -75,11 +90,25 @@ class Replica:
         """Whether a write sent now has a chance."""
         return self.client.connected
 
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the connection up until `let_go`. Started once it was tried for the first time."""
+        with self.scope:
+            await self.client.run(task_status)
+
+    def let_go(self) -> None:
+        """Close whatever leads to the device."""
+        self.scope.cancel()
+        if self.reader is not None:
+            self.reader.close()
+
 
 class Placement:
     """Where one name belongs."""
 
     __slots__ = ("_cluster", "hash", "need", "primaries")
+
+    moving: ClassVar[bool] = False
+    """Whether several rings in force disagree about this name's primaries."""
 
     def __init__(self, cluster: Cluster, name_hash: bytes, primaries: tuple[Replica, ...]) -> None:
         self._cluster = cluster
@@ -92,20 +121,66 @@ class Placement:
         """The other devices, in the order in which they stand in for a primary."""
         cluster = self._cluster
         for device in cluster.ring.handoffs(cluster.ring.partition(self.hash)):
-            yield cluster.replicas[device.id]
+            replica = cluster.replicas[device.id]
+            if replica not in self.primaries:  # it may be one if the rings have changed since
+                yield replica
+
+    def tally(self) -> Tally:
+        """A count of votes that has come to its end when a majority has voted."""
+        return Tally((self.need,))
+
+    def votes(self, replica: Replica) -> int:
+        """The votes of one of the primaries."""
+        return 1
+
+    def suffices(self, replicas: Iterable[Replica]) -> bool:
+        """Whether the primaries among these distinct devices are a majority."""
+        return sum(replica in self.primaries for replica in replicas) >= self.need
+
+
+class MovingPlacement(Placement):
+    """Where one name belongs while its partition moves: under several rings. See majority.py.
+
+    `primaries` are those of all rings, those that surely have the data first; `need` is that of the newest ring.
+    """
+
+    __slots__ = ("_needs", "_votes")
+
+    moving: ClassVar[bool] = True
+
+    def __init__(self, cluster: Cluster, name_hash: bytes, votes: Mapping[Replica, int], needs: Sequence[int]) -> None:
+        super().__init__(cluster, name_hash, tuple(votes))
+        self._votes = votes
+        self._needs = needs
+        self.need = needs[0]
+
+    def tally(self) -> Tally:
+        """A count that has come to its end when a majority has voted in each ring."""
+        return Tally(self._needs)
+
+    def votes(self, replica: Replica) -> int:
+        """The rings in which it is a primary, as a bit mask."""
+        return self._votes[replica]
+
+    def suffices(self, replicas: Iterable[Replica]) -> bool:
+        """Whether the primaries among these distinct devices are a majority in each ring."""
+        tally = self.tally()
+        for replica in replicas:
+            tally.add(self._votes.get(replica, 0))
+        return not tally.lacking
 
 
 class Cluster:
-    """Every device of a ring, connected.
+    """Every device of the rings in force, connected.
 
-    `local_devices` maps ids of devices whose directories are on this machine to those directories. `address_of` says how
-    to reach a device ("unix:PATH" or "IP:PORT"). `clock` stamps this process's writes. `hub` serves the connections,
-    `open_reader` reads a directory.
+    `rings` are a ring, or the rings in force, newest first. `local_devices` maps ids of devices whose directories are on
+    this machine to those directories. `address_of` says how to reach a device ("unix:PATH" or "IP:PORT"). `clock` stamps
+    this process's writes. `hub` serves the connections, `open_reader` reads a directory.
     """
 
     def __init__(
         self,
-        ring: Ring,
+        rings: Ring | Sequence[Ring],
         cluster_key: bytes,
         clock: Clock,
         address_of: Callable[[Device], str],
@@ -115,42 +190,93 @@ class Cluster:
         open_reader: Callable[[Path], LocalReader] = LocalReader,
         **client_options: Any,
     ) -> None:
-        self.ring = ring
         self.clock = clock
         self.monotonic = monotonic
         self.background: trio.Nursery | None = None
+        self._cluster_key = cluster_key
+        self._address_of = address_of
+        self._client_options = {"ring_epoch": lambda: self.rings[0].epoch, **client_options}
         self._placements: dict[int, tuple[Replica, ...]] = {}
+        self._moving: dict[int, tuple[dict[Replica, int], tuple[int, ...]]] = {}
         self._cautious_until_s = 0.0
         self._new_until_s: float | None = None
-        self.replicas: dict[int, Replica] = {}
         self._hub = hub or EpollHub()
-        local = local_devices or {}
-        for device in ring.devices:
-            if device is None or device.kind != "disk":
-                continue
-            client = DeviceClient(address_of(device), device.name, cluster_key, hub=self._hub, **client_options)
-            reader = open_reader(local[device.id]) if device.id in local else None
-            self.replicas[device.id] = Replica(device, client, reader)
-        self.all_local = all(replica.reader is not None for replica in self.replicas.values())
+        self._open_reader = open_reader
+        self.replicas: dict[int, Replica] = {}
+        """Of all rings in force, by the devices' ids."""
+        self.rings: tuple[Ring, ...] = ()
+        """In force, newest first."""
+        self.changes = 0
+        """How often the rings in force have changed."""
+        self.all_local = False
         """Every device is on this machine."""
+        self.adopt((rings,) if isinstance(rings, Ring) else rings, local_devices or {})
+
+    def adopt(self, rings: Sequence[Ring], local_devices: Mapping[int, Path]) -> None:
+        """Let these be the rings in force (newest first): connect to what is new, let go, in time, of what is in none.
+
+        Requests that run go on with the placements that they have.
+        """
+        devices: dict[int, Device] = {}
+        for ring in rings:
+            for device in ring.devices:
+                if device is not None and device.kind == "disk":
+                    devices.setdefault(device.id, device)
+        for number, replica in list(self.replicas.items()):
+            wanted = devices.get(number)
+            if wanted is None or wanted.place != replica.device.place or local_devices.get(number) != replica.path:
+                self._retire(self.replicas.pop(number))
+        for number, device in devices.items():
+            present = self.replicas.get(number)
+            if present is not None:
+                present.device = device
+                continue
+            client = DeviceClient(
+                self._address_of(device), device.name, self._cluster_key, hub=self._hub, **self._client_options
+            )
+            path = local_devices.get(number)
+            reader = self._open_reader(path) if path is not None else None
+            replica = self.replicas[number] = Replica(device, client, reader, path)
+            if self.background is not None:
+                self.background.start_soon(replica.run)
+        self.rings = tuple(rings)
+        self.ring = rings[0]
+        """The newest: what says where handoffs are."""
+        self._finest = max(rings, key=lambda ring: ring.part_power)
+        self._placements = {}
+        self._moving = {}
+        self.changes += 1
+        self.all_local = all(replica.reader is not None for replica in self.replicas.values())
+
+    def _retire(self, replica: Replica) -> None:
+        if self.background is None:
+            replica.let_go()
+        else:
+            self.background.start_soon(self._let_go_later, replica)
+
+    @staticmethod
+    async def _let_go_later(replica: Replica) -> None:
+        try:
+            await trio.sleep(RETIRE_S)
+        finally:
+            replica.let_go()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the connections up until cancelled. Started once every device was tried for the first time."""
         try:
             async with trio.open_nursery() as nursery:
-                self.background = nursery
                 await nursery.start(self._hub.run)
                 async with trio.open_nursery() as first_tries:
+                    self.background = nursery
                     for replica in self.replicas.values():
-                        first_tries.start_soon(nursery.start, replica.client.run)
+                        first_tries.start_soon(nursery.start, replica.run)
                 nursery.start_soon(self._watch)
                 task_status.started()
         finally:
             self.background = None
             self._hub.close()
             for replica in self.replicas.values():
-                if replica.reader is not None:
-                    replica.reader.close()
+                replica.let_go()
 
     async def _watch(self) -> None:
         while True:
@@ -177,14 +303,26 @@ class Cluster:
 
     def place(self, key: bytes) -> Placement:
         """Where the account, container or object with this key belongs."""
-        ring = self.ring
+        ring = self._finest
         name_hash = ring.hash_key(key)
         partition = ring.partition(name_hash)
         primaries = self._placements.get(partition)
         if primaries is None:
-            primaries = tuple(self.replicas[device.id] for device in ring.primaries(partition))
-            self._placements[partition] = primaries
+            return self._place_anew(name_hash, partition)
         return Placement(self, name_hash, primaries)
+
+    def _place_anew(self, name_hash: bytes, partition: int) -> Placement:
+        """The first time that a partition is asked for, and always while it moves."""
+        moving = self._moving.get(partition)
+        if moving is None:
+            members = [[device.id for device in ring.primaries(ring.partition(name_hash))] for ring in self.rings]
+            if all(set(ids) == set(members[0]) for ids in members[1:]):
+                primaries = tuple(self.replicas[number] for number in members[0])
+                self._placements[partition] = primaries
+                return Placement(self, name_hash, primaries)
+            votes = {self.replicas[number]: rings for number, rings in votes_of(members).items()}
+            moving = self._moving[partition] = (votes, tuple(len(ids) // 2 + 1 for ids in members))
+        return MovingPlacement(self, name_hash, *moving)
 
     def start_soon(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Run something beside the requests, for as long as the cluster is connected."""

@@ -44,7 +44,7 @@ from proxy.model import (
     ObjectListing,
     Unavailable,
 )
-from proxy.quorum import Gather, read, shortage, write, write_newest
+from proxy.quorum import Gather, good_ones, read, shortage, write, write_newest
 from storage_node.operations import (
     Catalog,
     CommonPrefix,
@@ -326,14 +326,16 @@ class ContainerStore:
             return result.degraded
         if Status.NO_CATALOG in result.statuses:
             self.forget_container(account, container)
-            await self._settle_no_catalog(account, container, placement, row)
-            return True
+            return await self._settle_no_catalog(account, container, placement, row)
         raise shortage(result.statuses, result.detail, result.applied, placement.need)
 
-    async def _settle_no_catalog(self, account: str, container: bytes, placement: Placement, row: PutRow) -> None:
-        """Some device does not hold the container. If a majority does, give the container to those that lack it."""
+    async def _settle_no_catalog(self, account: str, container: bytes, placement: Placement, row: PutRow) -> bool:
+        """Some device does not hold the container. If a majority does, give the container to those that lack it.
+
+        True where handoffs were needed. Raises as `put_row`.
+        """
         key = container_key(account, container)
-        catalog, _ = await self._catalog(CONTAINER, key)
+        catalog, consistency = await self._catalog(CONTAINER, key)
         if catalog is None or not _live(catalog):
             raise NoSuchContainer("the container does not exist")
         copy = PutCatalog(CONTAINER, placement.hash, key, catalog.created_timestamp, catalog.meta, True)
@@ -343,6 +345,7 @@ class ContainerStore:
             if Status.NO_CATALOG in result.statuses:
                 raise NoSuchContainer("the container does not exist")
             raise shortage(result.statuses, result.detail, result.applied, placement.need)
+        return result.degraded or consistency.degraded
 
     # ------------------------------------------------------------------------------------------------------- catalogs
 
@@ -444,7 +447,7 @@ class ContainerStore:
                 gather.ask(replica, request)
             await gather.wait()
             found = [answer for _, answer in gather.answers if isinstance(answer, FoundRows)]
-            if gather.good < placement.need and not degraded:
+            if not degraded and not placement.suffices(good_ones(gather.answers)):
                 raise Unavailable("too few replicas of the listing answer; retry")
             return found
 
@@ -460,7 +463,7 @@ def merge_catalogs(catalogs: Sequence[Catalog]) -> Catalog | None:
     """What several replicas say of one catalog, as one.
 
     The latest deletion, the earliest creation after it (as the devices themselves keep it), the newest of each item, and
-    the totals of the replica that has the latest row.
+    the totals of the replica that has the latest row (of several the fullest: one that is being filled has fewer).
     """
     if not catalogs:
         return None
@@ -475,7 +478,10 @@ def merge_catalogs(catalogs: Sequence[Catalog]) -> Catalog | None:
     deleted = max(catalog.deleted_timestamp for catalog in catalogs)
     created = [catalog.created_timestamp for catalog in catalogs]
     live = [timestamp for timestamp in created if timestamp > deleted]
-    fullest = max(catalogs, key=lambda catalog: (catalog.created_timestamp > deleted, catalog.newest_row_timestamp))
+    fullest = max(
+        catalogs,
+        key=lambda catalog: (catalog.created_timestamp > deleted, catalog.newest_row_timestamp, catalog.row_count),
+    )
     return fullest._replace(created_timestamp=min(live) if live else max(created), deleted_timestamp=deleted, meta=meta)
 
 

@@ -3,10 +3,11 @@
 Problem: of two clients who write "only if absent" at the same time exactly one must succeed, its write must be the one read
 afterwards, and the loser must leave no trace. A check before the write does not do that: both would pass it.
 
-Idea: two steps. `hold_object` asks every primary to lock the object for a timestamp and to tell what it has; with a majority
-locked the condition is decided on the newest of that. `Hold.commit` then writes under the lock. A second writer finds a
-lock on at least one replica of any majority. Locks are leases in the devices' memory: a proxy that dies holds nobody up for
-longer than `LEASE_MS`, and a device that restarts refuses the write of a lock that it does not know (LOCK_LOST).
+Idea: two steps. `hold_object` asks every primary to lock the object for a timestamp and to tell what it has; with a
+majority locked the condition is decided on the newest of that. `Hold.commit` then writes under the lock. A second writer
+finds a lock on at least one replica of any majority. Locks are leases in the devices' memory: a proxy that dies holds
+nobody up for longer than `LEASE_MS`, and a device that restarts refuses the write of a lock that it does not know
+(LOCK_LOST).
 
 A write without conditions does not wait for locks; a device tells one that is stamped before the lock's timestamp to stamp
 again, so that it comes after the conditional write instead of vanishing beneath it.
@@ -123,7 +124,7 @@ async def hold_object(
             elif answer.status in (Status.LOCKED, Status.NEWER):
                 contended = True
                 cluster.clock.observe(answer.timestamp)
-        if len(holders) >= placement.need:
+        if placement.suffices(holders):
             try:
                 check(newest)
             except BaseException:

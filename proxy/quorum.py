@@ -17,6 +17,9 @@ Rules of a write (`write`):
 Rules of a read (`read`): a majority of the primaries must answer (found or missing); with fewer it is degraded, with none
 `Unavailable`.
 
+While a partition moves from one ring to another a majority is one in each of the rings (majority.py). The numbers in
+results keep their meaning: `applied` reaches `placement.need` when there is a majority, in all rings.
+
 Invariants: the waiting task is woken once; a cancelled waiter leaves the devices' answers to be counted by nobody.
 """
 
@@ -154,7 +157,7 @@ class _Write(Waiter):
             result.newest_timestamp = answer.timestamp
         if status in _REPLACEABLE:
             self._cluster.note_failure()
-            handoff = self._next_handoff()
+            handoff = self._next_handoff(replica)
             if handoff is not None:
                 handoff.client.submit(self._operation, partial(self._answered, False, handoff), WRITE_TIMEOUT_S)
                 return
@@ -171,13 +174,47 @@ class _Write(Waiter):
         ):
             self.decide()
 
-    def _next_handoff(self) -> Replica | None:
+    def _next_handoff(self, instead_of: Replica) -> Replica | None:
         if self._handoffs is None:
             self._handoffs = self._placement.handoffs()
         for replica in self._handoffs:
             if replica.client.connected:
                 return replica
         return None
+
+
+class _MovingWrite(_Write):
+    """A write to a partition that moves: every device's answer counts in the rings in which it has a vote."""
+
+    __slots__ = ("_home", "_taken", "_votes")
+
+    def __init__(
+        self, cluster: Cluster, placement: Placement, operation: WriteOperation, success: frozenset[Status]
+    ) -> None:
+        super().__init__(cluster, placement, operation, success)
+        self._votes = {replica: placement.votes(replica) for replica in placement.primaries}
+        self._taken = placement.tally()
+        self._home = placement.tally()
+
+    def _answered(self, primary: bool, replica: Replica, answer: Answer) -> None:
+        if answer.status in self._success:
+            votes = self._votes[replica]
+            self._taken.add(votes)
+            if primary:
+                self._home.add(votes)
+        super()._answered(primary, replica, answer)
+
+    def _next_handoff(self, instead_of: Replica) -> Replica | None:
+        handoff = super()._next_handoff(instead_of)
+        if handoff is not None:
+            self._votes[handoff] = self._votes[instead_of]
+        return handoff
+
+    def _decide_if_settled(self) -> None:
+        need = self._placement.need
+        self.result.applied = max(0, need - self._taken.lacking)
+        self.result.applied_primaries = max(0, need - self._home.lacking)
+        super()._decide_if_settled()
 
 
 async def write(
@@ -192,7 +229,8 @@ async def write(
 
     The caller looks at `applied` against `placement.need`. The result is filled in further as late answers come.
     """
-    round_ = _Write(cluster, placement, operation, success)
+    kind = _MovingWrite if placement.moving else _Write
+    round_ = kind(cluster, placement, operation, success)
     round_.start(use_handoffs=use_handoffs)
     await round_.wait()
     result = round_.result
@@ -271,6 +309,29 @@ class Gather(Waiter):
             await super().wait()
 
 
+def good_ones(answers: Sequence[tuple[Replica, Answer]]) -> Iterator[Replica]:
+    """Who answered with what it has, or that it has nothing."""
+    return (replica for replica, answer in answers if answer.status in _ANSWERED)
+
+
+class _MovingGather(Gather):
+    """The same for a partition that moves: enough is a majority in each ring."""
+
+    __slots__ = ("_placement", "_tally")
+
+    def __init__(self, placement: Placement) -> None:
+        super().__init__(len(placement.primaries))
+        self._placement = placement
+        self._tally = placement.tally()
+
+    def _answered(self, replica: Replica, answer: Answer) -> None:
+        super()._answered(replica, answer)
+        if answer.status in _ANSWERED:
+            self._tally.add(self._placement.votes(replica))
+            if not self._tally.lacking:
+                self.decide()
+
+
 async def read(
     cluster: Cluster, placement: Placement, operations: Callable[[int], ReadOperation], *, everyone: bool = False
 ) -> tuple[list[tuple[Replica, Answer]], bool]:
@@ -280,6 +341,8 @@ async def read(
     Replicas on this machine are asked first. Answers that are neither FOUND nor MISSING are left out. Raises
     `Unavailable` if nobody answered.
     """
+    if placement.moving:
+        return await _read_moving(cluster, placement, operations, everyone=everyone)
     primaries = placement.primaries
     need = placement.need
     gather = Gather(len(primaries) if everyone or cluster.cautious else need)
@@ -304,6 +367,39 @@ async def read(
         answers += [pair for pair in single.answers if pair[1].status in _ANSWERED]
         if len(answers) >= need:
             break
+    if not answers:
+        raise Unavailable("no device that should have this name answers; retry")
+    return answers, True
+
+
+async def _read_moving(
+    cluster: Cluster, placement: Placement, operations: Callable[[int], ReadOperation], *, everyone: bool
+) -> tuple[list[tuple[Replica, Answer]], bool]:
+    """`read` of a partition that moves. All primaries are asked at once; the first have the data for certain."""
+    primaries = placement.primaries
+    gather = Gather(len(primaries)) if everyone or cluster.cautious else _MovingGather(placement)
+    asked = 0
+    for replica in primaries:
+        asked += 1
+        if gather.ask(replica, operations(asked - 1)):
+            break
+    await gather.wait()
+    answers = [pair for pair in gather.answers if pair[1].status in _ANSWERED]
+    if len(answers) < len(gather.answers):
+        cluster.note_failure()
+    if placement.suffices(good_ones(answers)):
+        return answers, False
+    missing = len(primaries) - len(answers)
+    for replica in placement.handoffs():
+        if not missing:
+            break
+        if replica.reader is None and not replica.reachable:
+            continue
+        single = Gather(1)
+        single.ask(replica, operations(asked))
+        await single.wait()
+        answers += [pair for pair in single.answers if pair[1].status in _ANSWERED]
+        missing -= 1
     if not answers:
         raise Unavailable("no device that should have this name answers; retry")
     return answers, True

@@ -36,12 +36,14 @@ COMMIT_TIMEOUT_S = 30.0
 
 
 class _Target:
-    __slots__ = ("primary", "replica", "write")
+    __slots__ = ("primary", "replica", "votes", "write")
 
-    def __init__(self, replica: Replica, write: BulkWrite, primary: bool) -> None:
+    def __init__(self, replica: Replica, write: BulkWrite, primary: bool, votes: int) -> None:
         self.replica = replica
         self.write: BulkWrite | None = write
         self.primary = primary
+        self.votes = votes
+        """Its own, or those of the primary in whose place it stands."""
 
 
 class Upload:
@@ -50,6 +52,7 @@ class Upload:
     def __init__(self, cluster: Cluster, placement: Placement) -> None:
         self._cluster = cluster
         self._placement = placement
+        self._changes = cluster.changes
         self._targets: list[_Target] = []
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._failures: list[int] = []
@@ -73,7 +76,8 @@ class Upload:
                     self._failed(error)
                     replica = next((r for r in handoffs if r.reachable), None)
                 else:
-                    self._targets.append(_Target(replica, write, replica is primary))
+                    votes = self._placement.votes(primary)
+                    self._targets.append(_Target(replica, write, replica is primary, votes))
                     return
 
         try:
@@ -127,6 +131,8 @@ class Upload:
         pending = len(targets)
         pending_primaries = sum(target.primary for target in targets)
         need = self._placement.need
+        taken, home = self._placement.tally(), self._placement.tally()
+        holders: list[Replica] = []
 
         async def commit_one(target: _Target) -> None:
             nonlocal pending, pending_primaries
@@ -140,8 +146,11 @@ class Upload:
             pending -= 1
             pending_primaries -= target.primary
             if answer.status == Status.APPLIED:
-                result.applied += 1
-                result.applied_primaries += target.primary
+                holders.append(target.replica)
+                taken.add(target.votes)
+                home.add(target.votes if target.primary else 0)
+                result.applied = max(0, need - taken.lacking)
+                result.applied_primaries = max(0, need - home.lacking)
                 result.replaced_timestamp = max(result.replaced_timestamp, answer.timestamp)
                 result.replaced_manifest = answer.replaced_manifest or result.replaced_manifest
             else:
@@ -155,8 +164,12 @@ class Upload:
         for target in targets:
             self._cluster.start_soon(commit_one, target)
         await waiter.wait()
-        result.degraded = result.applied_primaries < need
+        result.degraded = result.applied_primaries < need or self._moved_away(header.key, holders)
         return result
+
+    def _moved_away(self, key: bytes, holders: Sequence[Replica]) -> bool:
+        """Whether the rings changed so much during the upload that those who have it are as good as handoffs."""
+        return self._cluster.changes != self._changes and not self._cluster.place(key).suffices(holders)
 
     async def abort(self) -> None:
         """Discard what was sent. Nothing of it was visible."""
@@ -168,12 +181,14 @@ class Upload:
                     await target.write.abort()
 
     def _check(self) -> None:
-        if len(self._targets) < self._placement.need:
+        tally, need = self._placement.tally(), self._placement.need
+        for target in self._targets:
+            tally.add(target.votes)
+        if tally.lacking:
+            takers = max(0, need - tally.lacking)
             if Status.FULL in self._failures:
-                raise shortage(self._failures, "", len(self._targets), self._placement.need)
-            raise Unavailable(
-                f"{len(self._targets)} of the {self._placement.need} devices that are needed take the upload; retry"
-            )
+                raise shortage(self._failures, "", takers, need)
+            raise Unavailable(f"{takers} of the {need} devices that are needed take the upload; retry")
 
     def _failed(self, error: BulkFailed) -> None:
         self._failures.append(error.status)

@@ -45,7 +45,7 @@ async def find_version(cluster: Cluster, key: bytes, *, data: bool, newest: bool
     Raises Unavailable if no device answers.
     """
     placement = cluster.place(key)
-    if cluster.all_local and not newest and not cluster.cautious:
+    if cluster.all_local and not newest and not cluster.cautious and not placement.moving:
         quick = _find_locally(placement, key, data, len(placement.primaries) if cluster.thorough else placement.need)
         if quick is not None:
             return quick

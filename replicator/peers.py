@@ -85,7 +85,7 @@ class Peers:
         self._address_of = address_of
         self._hub = hub or EpollHub()
         self._cluster_key = cluster_key
-        self._client_options = client_options
+        self._client_options = {"ring_epoch": lambda: self.rings[0].epoch, **client_options}
         self._nursery: trio.Nursery | None = None
         self.rings: tuple[Ring, ...] = ()
         """Newest first."""

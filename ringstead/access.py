@@ -23,7 +23,6 @@ from ringstead.layout import DataDirectory, load_shape, service_names
 if TYPE_CHECKING:
     from proxy.cluster import Cluster
     from proxy.identity import Identity
-    from ring.ring import Ring
 
 T = TypeVar("T")
 
@@ -66,20 +65,23 @@ async def open_cluster(settings: ProxyConfig) -> AsyncIterator[Cluster]:
     """Connections to every device, as a proxy has them."""
     from proxy.cluster import Cluster
     from ringstead.cluster_key import load_cluster_key
-    from ringstead.services import addresses, load_ring, local_devices
+    from ringstead.ring_following import RingFollower
+    from ringstead.ring_spread import sources_of
+    from ringstead.services import addresses
     from storage_node.timestamp import Clock
 
-    ring: Ring = load_ring(settings.ring_file)
+    follower = RingFollower(settings)
     clock = Clock(random.SystemRandom().randint(COMMAND_WRITER_FIRST, COMMAND_WRITER_LAST))
     cluster = Cluster(
-        ring,
+        follower.rings,
         load_cluster_key(settings.cluster_key_file),
         clock,
         addresses(settings),
-        local_devices(ring, settings.node, settings.devices_dir),
+        follower.local_devices(),
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(cluster.run)
+        await follower.catch_up((cluster,), lambda: sources_of(cluster.replicas))
         yield cluster
         nursery.cancel_scope.cancel()
 

@@ -30,7 +30,7 @@ from replicator.expirer import Expirer, ExpirerSettings
 from replicator.peers import Peers
 from replicator.reaper import Reaper, ReaperSettings
 from replicator.reclaim import Reclaimer, ReclaimSettings
-from replicator.replicator import Replicator, ReplicatorSettings, follow_rings
+from replicator.replicator import Replicator, ReplicatorSettings
 from replicator.updater import Updater, UpdaterSettings
 from ring.generations import Generations, finish
 from ringstead.cluster_key import load_cluster_key
@@ -41,7 +41,9 @@ from ringstead.daemon_state import DaemonState
 from ringstead.errors import ClusterBusy, ConfigError
 from ringstead.node_figures import leave_figures
 from ringstead.process import Stop
-from ringstead.services import addresses, devices_of_node, load_generations
+from ringstead.ring_following import RingFollower
+from ringstead.ring_spread import sources_of
+from ringstead.services import addresses
 from ringstead.store_daemons import StoreGraves, StoreQueue, mend_row
 from storage_node.timestamp import Clock
 
@@ -50,29 +52,30 @@ log = structlog.get_logger("ringstead.daemons")
 
 async def run_daemons(config: DaemonsConfig, stop: Stop, ready: Callable[[], None]) -> None:
     """Run this node's daemons until told to stop. Raises RingsteadError where it cannot begin."""
-    generations = load_generations(config.ring_file)
+    follower = RingFollower(config, absent_too=True)
     peers = Peers(
-        generations.newest,
+        follower.rings[0],
         load_cluster_key(config.cluster_key_file),
         address_of=addresses(config),
-        local_devices=devices_of_node(generations.rings, config.node, config.devices_dir),
+        local_devices=follower.local_devices(),
     )
+    peers.adopt(follower.rings, follower.local_devices())
     clock = Clock(config.writer)
     cluster = Cluster(
-        generations.newest,
+        follower.rings,
         load_cluster_key(config.cluster_key_file),
         clock,
         addresses(config),
-        devices_of_node(generations.rings, config.node, config.devices_dir),
+        follower.local_devices(),
     )
-    daemons = _make_daemons(config, peers, generations, clock, ObjectStore(cluster))
+    sources = partial(sources_of, peers.by_id)
+    daemons = _make_daemons(config, peers, follower.generations, clock, ObjectStore(cluster))
     desk = Desk(daemons, DaemonState(config.state_file))
     async with trio.open_nursery() as nursery:
         await nursery.start(peers.run)
         await nursery.start(cluster.run)
-        nursery.start_soon(
-            follow_rings, peers, generations, lambda rings: devices_of_node(rings, config.node, config.devices_dir)
-        )
+        await follower.catch_up((peers, cluster), sources)
+        nursery.start_soon(follower.run, (peers, cluster), sources)
         await nursery.start(desk.run)
         nursery.start_soon(leave_figures, config.socket_dir, config.title, desk, peers)
         if config.metrics_listen:

@@ -1,7 +1,7 @@
 """One HTTP worker: the ring's devices connected, the object model on them, both dialects on that, and the port.
 
-It is ready when every device has been tried once, so that the first request of a client meets a connected cluster. Told to
-stop, it takes no more connections, finishes what runs, and goes.
+It is ready when every device has been tried once, so that the first request of a client meets a connected cluster. It
+follows the rings while it runs. Told to stop, it takes no more connections, finishes what runs, and goes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ from ringstead.config import ProxyConfig
 from ringstead.control import Answer, control_path, serve_control
 from ringstead.errors import ClusterBusy
 from ringstead.process import Stop
-from ringstead.services import DRAIN_S, addresses, load_ring, local_devices
+from ringstead.ring_following import RingFollower
+from ringstead.ring_spread import sources_of
+from ringstead.services import DRAIN_S, addresses
 from storage_node.timestamp import Clock
 
 
@@ -59,15 +61,9 @@ def log_access(
 
 async def run_proxy(config: ProxyConfig, stop: Stop, ready: Callable[[], None]) -> None:
     """Serve HTTP until told to stop. Raises RingsteadError where it cannot begin."""
-    ring = load_ring(config.ring_file)
+    follower = RingFollower(config)
     key = load_cluster_key(config.cluster_key_file)
-    cluster = Cluster(
-        ring,
-        key,
-        Clock(config.writer),
-        addresses(config),
-        local_devices(ring, config.node, config.devices_dir),
-    )
+    cluster = Cluster(follower.rings, key, Clock(config.writer), addresses(config), follower.local_devices())
     store = ObjectStore(cluster)
     identity = Identity(store, key)
     metrics = Metrics(config.title, config.socket_dir)
@@ -82,7 +78,14 @@ async def run_proxy(config: ProxyConfig, stop: Stop, ready: Callable[[], None]) 
     server = HttpServer(desk.handle, limits, access_log=desk.observe)
 
     async def statistics(_: Mapping[str, Any]) -> Answer:
-        return {**asdict(server.statistics()), "late_rows": store.late_rows.statistics()._asdict()}
+        return {
+            **asdict(server.statistics()),
+            "late_rows": store.late_rows.statistics()._asdict(),
+            "epochs": [ring.epoch for ring in cluster.rings],
+            "ring_problem": follower.problem,
+        }
+
+    sources = partial(sources_of, cluster.replicas)
 
     try:
         listeners = open_listeners(config.listen, config.port, reuse_port=True)
@@ -90,6 +93,8 @@ async def run_proxy(config: ProxyConfig, stop: Stop, ready: Callable[[], None]) 
         raise ClusterBusy(f"{config.listen}:{config.port}: {error.strerror or error}") from error
     async with trio.open_nursery() as nursery:
         await nursery.start(cluster.run)
+        await follower.catch_up((cluster,), sources)
+        nursery.start_soon(follower.run, (cluster,), sources)
         await nursery.start(metrics.run)
         await nursery.start(serve_control, control_path(config.socket_dir, config.title), {"statistics": statistics})
         async with trio.open_nursery() as serving:

@@ -14,10 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import trio
-
 from ringstead import logs
-from ringstead.cluster_key import load_cluster_key
 from ringstead.config import DaemonsConfig, ProxyConfig, ServiceConfig, StorageConfig
 from ringstead.errors import ConfigError, RingsteadError
 from ringstead.process import (
@@ -28,14 +25,11 @@ from ringstead.process import (
     take_ready_pipe,
     tie_to_supervisor,
 )
-from ringstead.sockets import listen, socket_path, tcp_address
+from ringstead.sockets import socket_path, tcp_address
 
 if TYPE_CHECKING:
-    import socket
-
     from ring.generations import Generations
     from ring.ring import Ring
-    from storage_node.device import Device
 
 Ready = Callable[[], None]
 DRAIN_S: Final = 10.0
@@ -77,69 +71,9 @@ def run_service(config: ServiceConfig) -> int:
 
 
 async def _run_storage(config: StorageConfig, stop: Stop, ready: Ready) -> None:
-    from storage_node.server import StorageServer
+    from ringstead.storage_service import run_storage
 
-    key = load_cluster_key(config.cluster_key_file)
-    addresses = _device_addresses(config)
-    devices = {name: _open_device(config, name) for name in addresses}
-    try:
-        listeners: list[socket.socket] = []
-        for node, port in dict.fromkeys(addresses.values()):
-            listeners.append(listen(f"unix:{socket_path(config.socket_dir, node, port)}"))
-            listeners.append(listen(tcp_address(node, port)))
-        server = StorageServer(devices, key)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(server.serve, listeners)
-            ready()
-            await stop.wait()
-            server.stop()
-    finally:
-        for device in devices.values():
-            device.close()
-
-
-def _device_addresses(config: StorageConfig) -> dict[str, tuple[str, int]]:
-    """Name -> (node, port) of the devices to serve. Raises ConfigError."""
-    if config.listen:
-        node, _, port = config.listen.rpartition(":")
-        if not node or not port.isdecimal() or not 1 <= int(port) <= 65535:
-            raise ConfigError(f"listen {config.listen!r}: expected IP:PORT")
-        if not config.devices:
-            raise ConfigError("listen without devices: name the devices, or leave both to the ring")
-        return dict.fromkeys(config.devices, (node.strip("[]"), int(port)))
-    ring = load_ring(config.ring_file)
-    known = {
-        device.name: (device.node, device.port)
-        for device in ring.devices
-        if device is not None and device.kind == "disk" and device.node == config.node
-    }
-    if missing := [name for name in config.devices if name not in known]:
-        raise ConfigError(f"the ring has no device {missing[0]!r} at node {config.node}")
-    chosen = {name: known[name] for name in config.devices} if config.devices else known
-    if not chosen:
-        raise ConfigError(f"the ring has no device at node {config.node}")
-    return chosen
-
-
-def _open_device(config: StorageConfig, name: str) -> Device:
-    from storage_node.device import Device
-    from storage_node.errors import DeviceError
-    from storage_node.settings import DeviceSettings
-
-    path = config.devices_dir / name
-    try:
-        settings = DeviceSettings(
-            inline_bytes_max=config.inline_bytes_max,
-            free_bytes_min=config.free_bytes_min,
-            free_bytes_min_delete=config.free_bytes_min_delete,
-        )
-        if not path.exists() or not any(entry.name != "lost+found" for entry in path.iterdir()):
-            if not config.create_devices:
-                raise RingsteadError(f"{path} is empty (not mounted?), and create_devices is off")
-            Device.create(path, name)
-        return Device.open(path, settings=settings)
-    except (DeviceError, OSError, ValueError) as error:
-        raise RingsteadError(f"device {path}: {error}") from error
+    await run_storage(config, stop, ready)
 
 
 # ----------------------------------------------------------------------------------------------------------------- proxy

@@ -3,9 +3,9 @@
 A session holds one chunk of memory and at most one open BlobWriter or ObjectReader. Whatever ends it (the peer, a broken
 frame, a stall, the server's close), the writer is aborted: without its PutBlob nothing has a name.
 
-Data goes to the page cache in place while that is quick; when the kernel makes writers wait (too much dirty memory) it moves
-to a thread, by the same policy as syncs. The limit is higher than theirs: a thread that copies data competes with the event
-loop for the interpreter's lock at every chunk, which takes milliseconds where the copy takes 60 us.
+Data goes to the page cache in place while that is quick; when the kernel makes writers wait (too much dirty memory) it
+moves to a thread, by the same policy as syncs. The limit is higher than theirs: a thread that copies data competes with the
+event loop for the interpreter's lock at every chunk, which takes milliseconds where the copy takes 60 us.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class BulkSession:
         transport: Transport,
         settings: ServerSettings,
     ) -> None:
-        self._device = device
+        self.device = device
         self._committer = committer
         self._transport = transport
         self._settings = settings
@@ -104,7 +104,7 @@ class BulkSession:
         failure: Written | None = None
         try:
             try:
-                writer = self._device.open_write()
+                writer = self.device.open_write()
             except DeviceError as error:
                 failure = _failure(error)
                 await self._send_written(transfer_id, failure)
@@ -180,7 +180,7 @@ class BulkSession:
 
     async def _read(self, transfer_id: int, request: OpenRead) -> None:
         self._allow(self._settings.transfer_stall_s_max)
-        reader = self._device.open_read(request.hash, request.key, request.timestamp)
+        reader = self.device.open_read(request.hash, request.key, request.timestamp)
         if isinstance(reader, Status):
             await send_all(self._transport, message(transfer_id, Kind.OPENED, Found(reader)))
             return

@@ -52,11 +52,13 @@ from storage_node.operations import (
     FoundCatalog,
     FoundDigests,
     FoundEntries,
+    FoundRings,
     FoundRows,
     FoundStatistics,
     GetCatalog,
     GetDigests,
     GetObject,
+    GetRings,
     GetStatistics,
     JoinCatalog,
     ListEntries,
@@ -177,7 +179,7 @@ class DeviceClient:
     # ---------------------------------------------------------------------------------------------------------- requests
 
     def submit(
-        self, operation: Operation | Ping, on_answer: Callable[[Any], None], timeout_s: float = TIMEOUT_S
+        self, operation: Operation | Ping | GetRings, on_answer: Callable[[Any], None], timeout_s: float = TIMEOUT_S
     ) -> None:
         """Send a request; never blocks. `on_answer` gets its answer, once, perhaps before this returns.
 
@@ -197,7 +199,7 @@ class DeviceClient:
         self,
         connection: Connection,
         route: Route,
-        operation: Operation | Ping,
+        operation: Operation | Ping | GetRings,
         on_answer: Callable[[Any], None],
         timeout_ticks: int,
     ) -> None:
@@ -249,8 +251,10 @@ class DeviceClient:
     async def call(self, operation: ListEntries, timeout_s: float = TIMEOUT_S) -> FoundEntries: ...
     @overload
     async def call(self, operation: GetStatistics, timeout_s: float = TIMEOUT_S) -> FoundStatistics: ...
+    @overload
+    async def call(self, operation: GetRings, timeout_s: float = TIMEOUT_S) -> FoundRings: ...
 
-    async def call(self, operation: Operation | Ping, timeout_s: float = TIMEOUT_S) -> Answer:
+    async def call(self, operation: Operation | Ping | GetRings, timeout_s: float = TIMEOUT_S) -> Answer:
         """Send a request and wait for its answer. When it is cancelled, a write may or may not be done."""
         await trio.lowlevel.checkpoint_if_cancelled()
         answered: list[Answer] = []

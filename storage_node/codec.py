@@ -38,11 +38,13 @@ from storage_node.operations import (
     FoundCatalog,
     FoundDigests,
     FoundEntries,
+    FoundRings,
     FoundRows,
     FoundStatistics,
     GetCatalog,
     GetDigests,
     GetObject,
+    GetRings,
     GetStatistics,
     JoinCatalog,
     ListEntries,
@@ -93,6 +95,7 @@ _ANSWERS: dict[type, type] = {
     ForgetRow: Written,
     ForgetCatalog: Written,
     RewriteRecord: Written,
+    GetRings: FoundRings,
 }
 """In the order of the opcodes: new ones go to the end."""
 
@@ -100,7 +103,7 @@ ROUTES: dict[type, Route] = {
     operation: Route(opcode, VALIDATORS[operation], answer, DECODERS[answer])
     for opcode, (operation, answer) in enumerate(_ANSWERS.items())
 }
-_REQUEST_DECODERS: dict[int, Callable[[object], Operation | Ping]] = {
+_REQUEST_DECODERS: dict[int, Callable[[object], Operation | Ping | GetRings]] = {
     route.opcode: DECODERS[operation] for operation, route in ROUTES.items()
 }
 READS: frozenset[type] = frozenset({GetObject, GetCatalog, ListRows, GetDigests, ListEntries, GetStatistics})
@@ -110,7 +113,7 @@ pack: Callable[[object], bytes] = _packer.pack
 """Any message: pack((request_id, opcode, operation)), pack((request_id, answer))."""
 
 
-def refusal(operation: Operation | Ping) -> str:
+def refusal(operation: Operation | Ping | GetRings) -> str:
     """What is wrong with an operation, in a sentence; empty if it may be sent."""
     if ROUTES[type(operation)].valid(operation):
         return ""

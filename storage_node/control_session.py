@@ -25,6 +25,8 @@ from storage_node.group_commit import GroupCommit
 from storage_node.hub import Hub
 from storage_node.operations import (
     Answer,
+    FoundRings,
+    GetRings,
     Locked,
     LockObject,
     Status,
@@ -53,13 +55,15 @@ class ControlSession:
         settings: ServerSettings,
         nursery: trio.Nursery,
         on_lost: Callable[[ControlSession, Exception], None],
+        rings: Callable[[GetRings], FoundRings],
     ) -> None:
-        """`nursery` is where requests are served that had to wait for their turn."""
-        self._device = device
+        """`nursery` is where requests are served that had to wait for their turn; `rings` answers GetRings."""
+        self.device = device
         self._committer = committer
         self._settings = settings
         self._nursery = nursery
         self._on_lost = on_lost
+        self._rings = rings
         self._connection = Connection(
             hub, transport, REQUEST_FRAME_BYTES_MAX, self._on_payload, self._lost, self._go_on, RECEIVE_BYTES
         )
@@ -123,7 +127,7 @@ class ControlSession:
 
     def _serve_some(self) -> None:
         """Serve what came, for about SLICE_S and up to the limit on what waits to be sent."""
-        read, submit = self._device.read, self._committer.submit
+        read, submit = self.device.read, self._committer.submit
         connection, requests = self._connection, self._requests
         unsent_bytes_max = self._settings.unsent_bytes_max
         stop_s = perf_counter() + SLICE_S
@@ -136,6 +140,8 @@ class ControlSession:
                     return
             elif kind is Ping:
                 connection.queue(encode_answer(request_id, _ALIVE))
+            elif kind is GetRings:
+                connection.queue(encode_answer(request_id, self._rings(operation)))
             elif submit(operation, self, request_id):
                 self._writes += 1
             else:

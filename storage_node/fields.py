@@ -22,9 +22,12 @@ from typing import Any, NamedTuple
 from storage_node.frames import MESSAGE_BYTES_MAX, ProtocolError
 from storage_node.operations import (
     HASH_BYTES,
+    HELD_RINGS_MAX,
     KEY_BYTES_MAX,
     LIST_ROWS_MAX,
     META_BYTES_MAX,
+    RING_PIECE_BYTES,
+    RING_STATE_BYTES_MAX,
     ROW_NAME_BYTES_MAX,
     SMALL_BYTES_MAX,
     Catalog,
@@ -39,12 +42,15 @@ from storage_node.operations import (
     FoundCatalog,
     FoundDigests,
     FoundEntries,
+    FoundRings,
     FoundRows,
     FoundStatistics,
     GetCatalog,
     GetDigests,
     GetObject,
+    GetRings,
     GetStatistics,
+    HeldRing,
     JoinCatalog,
     ListedEntry,
     ListEntries,
@@ -349,6 +355,15 @@ _FIELDS: dict[type, dict[str, str]] = {
     },
     FoundEntries: {"status": _STATUS, "entries": "True", "truncated": _BOOL, "detail": _DETAIL},
     FoundStatistics: {"status": _STATUS, "statistics": "True", "detail": _DETAIL},
+    GetRings: {"epoch": _COUNT, "start": _COUNT, "newest": _COUNT},
+    HeldRing: {"epoch": _COUNT, "size_bytes": _COUNT, "digest": _bytes(16, 16)},
+    FoundRings: {
+        "status": _STATUS,
+        "held": f"(type({{0}}) is tuple and len({{0}}) <= {HELD_RINGS_MAX})",
+        "state": _bytes(RING_STATE_BYTES_MAX),
+        "data": _bytes(RING_PIECE_BYTES),
+        "detail": _DETAIL,
+    },
 }
 """Fields that say "True" are checked as they are converted, by _CONVERSIONS."""
 
@@ -362,6 +377,7 @@ _CONVERSIONS: dict[type, dict[str, str]] = {
     },
     FoundEntries: {"entries": "tuple([decode_ListedEntry(item) for item in an_array({0})])"},
     FoundStatistics: {"statistics": "None if {0} is None else decode_Statistics({0})"},
+    FoundRings: {"held": "tuple([decode_HeldRing(item) for item in {0}])"},
     ListedEntry: {"entry": "decode_state({0})"},
 }
 

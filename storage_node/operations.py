@@ -35,6 +35,10 @@ SMALL_BYTES_MAX = 128 * 1024
 """Object data that travels inside a frame. What is longer goes over a bulk connection."""
 LIST_ROWS_MAX = 10_000
 """Rows of one answer to ListRows."""
+RING_PIECE_BYTES = 1024 * 1024
+"""Of a ring, in one answer to GetRings."""
+RING_STATE_BYTES_MAX = 64 * 1024
+HELD_RINGS_MAX = 64
 
 
 class Space(IntEnum):
@@ -501,5 +505,42 @@ class FoundStatistics(NamedTuple):
     detail: str = ""
 
 
+class GetRings(NamedTuple):
+    """Which rings are in force at the server's node, and a piece of one of them. -> FoundRings
+
+    Rings are opaque here: bytes with an epoch. This is of the server and not of a device.
+    """
+
+    epoch: int = 0
+    """Of the ring whose bytes are wanted; 0: none's."""
+    start: int = 0
+    newest: int = 0
+    """Epoch of the newest ring that the asker has; 0 if it has none."""
+
+
+class HeldRing(NamedTuple):
+    """A ring that is in force at a node."""
+
+    epoch: int
+    size_bytes: int
+    digest: bytes
+    """xxh3_128 of its bytes."""
+
+
+class FoundRings(NamedTuple):
+    """The answer to GetRings: FOUND, MISSING (the piece that was asked for) or an error."""
+
+    status: int
+    held: tuple[HeldRing, ...] = ()
+    """Newest first."""
+    state: bytes = b""
+    """What the node knows of moves between them; as opaque as they are. Empty: nothing."""
+    data: bytes = b""
+    """At most RING_PIECE_BYTES from `start` on."""
+    detail: str = ""
+
+
 Operation: TypeAlias = WriteOperation | ReadOperation
-Answer: TypeAlias = Written | Locked | Found | FoundCatalog | FoundRows | FoundDigests | FoundEntries | FoundStatistics
+Answer: TypeAlias = (
+    Written | Locked | Found | FoundCatalog | FoundRows | FoundDigests | FoundEntries | FoundStatistics | FoundRings
+)

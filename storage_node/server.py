@@ -22,7 +22,7 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -46,6 +46,7 @@ from storage_node.handshake import (
 from storage_node.housekeeping import keep_house
 from storage_node.hub import EpollHub, Hub
 from storage_node.listener import Listener, SocketListener
+from storage_node.operations import FoundRings, GetRings, Status
 from storage_node.transport import Transport
 from storage_node.wire_settings import ServerSettings
 
@@ -85,7 +86,11 @@ class StorageServer:
 
     `devices` are open, by name, and used by nothing else in this process but this server's thread. `ssl_context`, if
     given, is required of TCP clients. `ring_epoch` tells the epoch of the newest ring at hand, `on_peer_epoch` hears
-    those of the peers. `housekeeping` False leaves checkpoints and compaction to the caller. `hub` serves the connections.
+    those of the peers (when they connect, and when they ask for rings), and `rings` answers those who ask for the rings
+    themselves (and must not raise). `housekeeping` False leaves checkpoints and compaction to the caller.
+    `hub` serves the connections.
+
+    Devices and listeners may come and go while it serves: `add_device`, `remove_device`, `add_listener`.
     """
 
     def __init__(
@@ -97,6 +102,7 @@ class StorageServer:
         ssl_context: ssl.SSLContext | None = None,
         ring_epoch: Callable[[], int] = lambda: 0,
         on_peer_epoch: Callable[[int], None] = lambda epoch: None,
+        rings: Callable[[GetRings], FoundRings] = lambda _: FoundRings(Status.MISSING),
         random_bytes: Callable[[int], bytes] = os.urandom,
         housekeeping: bool = True,
         hub: Hub | None = None,
@@ -107,21 +113,67 @@ class StorageServer:
         self._ssl_context = ssl_context
         self._ring_epoch = ring_epoch
         self._on_peer_epoch = on_peer_epoch
+        self._rings = rings
         self._random_bytes = random_bytes
         self._housekeeping = housekeeping
         self._hub = hub or EpollHub()
         self._hub_scope = trio.CancelScope(shield=True)
-        # Syncs in place stand in each other's way: with several devices they have to be quicker to be worth it.
-        inline_s_max = min(self._settings.inline_s_max, 2 * self._settings.inline_s_max / max(1, len(self._devices)))
-        self._committers = {
-            name: GroupCommit(device, self._settings, inline_s_max) for name, device in self._devices.items()
-        }
+        self._committers = {name: self._committer_of(device) for name, device in self._devices.items()}
+        self._scopes: dict[str, trio.CancelScope] = {}
+        """Of what runs for each device beside its committer."""
+        self._ended: dict[str, trio.Event] = {}
+        """Set when a device's committer has ended."""
+        self._engine: trio.Nursery | None = None
+        self._front: trio.Nursery | None = None
+        self._doors: list[Listener] = []
         self._control: set[ControlSession] = set()
         self._bulk: set[BulkSession] = set()
         self._strangers = 0
         self._refused = 0
         self._broken = 0
         self._stop = trio.Event()
+
+    def _committer_of(self, device: Device) -> GroupCommit:
+        # Syncs in place stand in each other's way: with several devices they have to be quicker to be worth it.
+        inline_s_max = min(self._settings.inline_s_max, 2 * self._settings.inline_s_max / max(1, len(self._devices)))
+        return GroupCommit(device, self._settings, inline_s_max)
+
+    def add_device(self, name: str, device: Device) -> None:
+        """Serve one more device, open and used by nobody else, from now on."""
+        self._devices[name] = device
+        self._committers[name] = self._committer_of(device)
+        if self._engine is not None and self._front is not None:
+            self._engine.start_soon(self._commit, name)
+            self._front.start_soon(self._look_after, name)
+
+    async def remove_device(self, name: str) -> Device:
+        """Serve a device no more: what it has accepted is committed and answered, its connections are closed.
+
+        The device is the caller's again, who closes it.
+        """
+        device = self._devices.pop(name)
+        sessions = [session for session in self._control if session.device is device]
+        transfers = [bulk for bulk in self._bulk if bulk.device is device]
+        for session in sessions:
+            session.quiesce()
+        await self._until_answered(sessions, transfers)
+        for session in sessions:
+            self._control.discard(session)
+            session.close()
+        if name in self._scopes:
+            self._scopes.pop(name).cancel()
+        committer = self._committers.pop(name)
+        committer.stop()
+        if name in self._ended:
+            await self._ended.pop(name).wait()
+        return device
+
+    def add_listener(self, listener: socket.socket | Listener) -> None:
+        """Take connections at one more listener, from now on; closed at the end."""
+        door = self._door(listener)
+        self._doors.append(door)
+        if self._front is not None and self._engine is not None:
+            self._front.start_soon(self._accept, door, self._front, self._engine)
 
     def stop(self) -> None:
         """Begin the orderly close; serve() returns when it is done."""
@@ -146,22 +198,24 @@ class StorageServer:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serve connections of the listeners (see sockets.listen; closed at the end) until stop() or cancelled."""
-        doors = [self._door(listener) for listener in listeners]
+        self._doors += [self._door(listener) for listener in listeners]
         try:
             async with trio.open_nursery() as engine:
-                for committer in self._committers.values():
-                    engine.start_soon(committer.run)
+                self._engine = engine
+                for name in self._committers:
+                    engine.start_soon(self._commit, name)
                 try:
                     await engine.start(self._run_hub)
-                    await self._serve_front(engine, doors, task_status)
+                    await self._serve_front(engine, task_status)
                 finally:
+                    self._engine = self._front = None
                     await self._drain()
                     for committer in self._committers.values():
                         committer.stop()
                     self._hub_scope.cancel()
                     engine.cancel_scope.cancel()
         finally:
-            for door in doors:
+            for door in self._doors:
                 door.close()
             for session in list(self._control):
                 session.close()
@@ -174,19 +228,29 @@ class StorageServer:
         with self._hub_scope:  # shielded: when serve() is cancelled, the last answers still have to leave
             await self._hub.run(task_status)
 
-    async def _serve_front(
-        self,
-        engine: trio.Nursery,
-        doors: Sequence[Listener],
-        task_status: trio.TaskStatus[None],
-    ) -> None:
+    async def _commit(self, name: str) -> None:
+        """Run a device's committer to its end."""
+        ended = self._ended[name] = trio.Event()
+        try:
+            await self._committers[name].run()
+        finally:
+            ended.set()
+
+    async def _look_after(self, name: str) -> None:
+        """A device's checkpoints and compaction, until it is removed."""
+        if self._housekeeping and name in self._devices:
+            with trio.CancelScope() as scope:
+                self._scopes[name] = scope
+                await keep_house(self._devices[name], self._committers[name])
+
+    async def _serve_front(self, engine: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
         """Everything that brings new work; ended first."""
         async with trio.open_nursery() as front:
-            for door in doors:
+            self._front = front
+            for door in self._doors:
                 front.start_soon(self._accept, door, front, engine)
-            if self._housekeeping:
-                for name, device in self._devices.items():
-                    front.start_soon(keep_house, device, self._committers[name])
+            for name in self._devices:
+                front.start_soon(self._look_after, name)
             front.start_soon(self._watch)
             task_status.started()
             await self._stop.wait()
@@ -196,16 +260,20 @@ class StorageServer:
         """Give what was accepted its time to be committed and answered; then close all connections."""
         for session in self._control:
             session.quiesce()
+        await self._until_answered(self._control, self._bulk)
+        for session in list(self._control):
+            session.close()
+
+    async def _until_answered(self, sessions: Collection[ControlSession], transfers: Collection[BulkSession]) -> None:
+        """Until what sessions have accepted is answered and transfers have ended, or drain_s_max is over."""
         with trio.move_on_after(self._settings.drain_s_max) as scope:
             scope.shield = True
-            while any(session.unanswered for session in self._control) or any(bulk.busy for bulk in self._bulk):
-                for bulk in self._bulk:
+            while any(session.unanswered for session in sessions) or any(bulk.busy for bulk in transfers):
+                for bulk in transfers:
                     if not bulk.busy:
                         bulk.stop()
                 await trio.sleep(0.01)
-        for session in list(self._control):
-            session.close()
-        for bulk in self._bulk:
+        for bulk in transfers:
             bulk.stop()
 
     # ------------------------------------------------------------------------------------------------------- connections
@@ -253,7 +321,9 @@ class StorageServer:
                 transport.close()
         if opened is not None:
             self._on_peer_epoch(opened.agreed.peer_ring_epoch)
-            if opened.agreed.purpose == Purpose.CONTROL:
+            if opened.agreed.device_name not in self._devices:  # removed in this moment
+                opened.transport.close()
+            elif opened.agreed.purpose == Purpose.CONTROL:
                 self._start_control(opened, engine)
             else:
                 engine.start_soon(self._serve_bulk, opened)
@@ -272,9 +342,14 @@ class StorageServer:
             self._settings,
             engine,
             self._control_lost,
+            self._answer_rings,
         )
         self._control.add(session)
         session.start()
+
+    def _answer_rings(self, question: GetRings) -> FoundRings:
+        self._on_peer_epoch(question.newest)
+        return self._rings(question)
 
     def _control_lost(self, session: ControlSession, error: Exception) -> None:
         self._control.discard(session)

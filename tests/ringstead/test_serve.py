@@ -8,16 +8,20 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
 from ring import ring_file
 from ring.builder import build_ring
+from ring.generations import install
 from ring.topology import Device
 from ringstead.cluster_key import make_cluster_key
+from ringstead.control import ask
 from ringstead.process import READY_LINE, READY_VARIABLE
 from tests.support.cluster import free_port
 
@@ -118,6 +122,58 @@ def test_three_machines_are_one_cluster(nodes: list[Node]) -> None:
     swift(ports[0], credentials, "PUT", "box/later", b"later")
     assert swift(ports[1], credentials, "GET", "box").split() == [b"large", b"later", b"small"]
     assert nodes[0].stop() == [0, 0]
+
+
+def test_a_newer_ring_reaches_every_machine(nodes: list[Node], tmp_path: Path) -> None:
+    """Installed at one machine it is followed by the proxies of others; a fourth machine joins with the first ring."""
+    ports = [free_port(), free_port()]
+    for node in nodes:
+        node.serve("storage")
+    for number, port in enumerate(ports):
+        nodes[number].serve("proxy", f"port = {port}", f"writer = {number + 1}")
+    command = [sys.executable, "-m", "ringstead", "user", "add", "alice", "--json", "--config"]
+    made = subprocess.run([*command, str(nodes[0].folder / "proxy.toml")], capture_output=True, check=True, timeout=60)
+    credentials = json.loads(made.stdout)
+    swift(ports[0], credentials, "PUT", "box")
+    for number in range(20):
+        swift(ports[number % 2], credentials, "PUT", f"box/{number}", b"%d" % number)
+
+    first = nodes[0].folder / "cluster.ring"
+    old = ring_file.load(first)
+    devices = [device for device in old.devices if device is not None]
+    fourth = Node(tmp_path / "machine-3", "127.0.0.5", 3)
+    nodes.append(fourth)
+    for name in ("cluster.key", "cluster.ring"):
+        (fourth.folder / name).write_bytes((nodes[0].folder / name).read_bytes())
+    (fourth.folder / "cluster.key").chmod(0o600)
+    new = build_ring([*devices, Device(3, 1, 4, fourth.node, devices[0].port, "sdb", 1.0)], 8, 3, seed=7, epoch=2)
+    install(first, new)
+    fourth.serve("storage")
+    assert ring_file.load(fourth.folder / "cluster.ring").epoch == 2
+    for number, node in enumerate(nodes[:2]):
+        until(lambda node=node, number=number: proxy_epochs(node) == [2, 1], f"proxy {number} does not follow")
+    until(lambda: ring_file.load(nodes[2].folder / "cluster.ring").epoch == 2, "a machine without a proxy")
+    for number in range(20):
+        assert swift(ports[number % 2], credentials, "GET", f"box/{number}") == b"%d" % number
+        swift(ports[1 - number % 2], credentials, "PUT", f"box/{number}", b"new %d" % number)
+    assert len(swift(ports[1], credentials, "GET", "box").split()) == 20
+    for number in range(20):
+        assert swift(ports[number % 2], credentials, "GET", f"box/{number}") == b"new %d" % number
+
+
+def proxy_epochs(node: Node) -> list[int]:
+    """Of the rings that a node's proxy follows."""
+    epochs: list[int] = ask(node.folder / "run" / "proxy.control", "statistics")["epochs"]
+    return epochs
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for something that running processes bring about."""
+    deadline_s = monotonic() + 30
+    waiting = threading.Event()
+    while not condition():
+        assert monotonic() < deadline_s, what
+        waiting.wait(0.05)
 
 
 def test_a_wrong_key_opens_nothing(nodes: list[Node]) -> None:

@@ -19,12 +19,15 @@ from storage_node.operations import (
     FoundCatalog,
     FoundDigests,
     FoundEntries,
+    FoundRings,
     FoundRows,
     FoundStatistics,
     GetCatalog,
     GetDigests,
     GetObject,
+    GetRings,
     GetStatistics,
+    HeldRing,
     JoinCatalog,
     ListedEntry,
     ListEntries,
@@ -106,6 +109,7 @@ operations: st.SearchStrategy[Any] = st.one_of(
     st.builds(GetDigests, st.sampled_from([0, 1, 2]), st.integers(0, 64), timestamps, st.integers(0, 16)),
     st.builds(ListEntries, st.sampled_from([0, 1, 2]), hashes, st.none() | hashes, st.integers(0, 10_000)),
     st.just(GetStatistics()),
+    st.builds(GetRings, counts, counts, counts),
 )
 
 answers: st.SearchStrategy[Any] = st.one_of(
@@ -130,6 +134,14 @@ answers: st.SearchStrategy[Any] = st.one_of(
         details,
     ),
     st.builds(FoundStatistics, statuses, st.none() | statistics, details),
+    st.builds(
+        FoundRings,
+        statuses,
+        st.lists(st.builds(HeldRing, counts, counts, hashes), max_size=4).map(tuple),
+        blobs,
+        blobs,
+        details,
+    ),
 )
 
 plain_values: st.SearchStrategy[Any] = st.recursive(

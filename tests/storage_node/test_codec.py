@@ -118,7 +118,7 @@ def test_the_table_describes_every_type_of_the_vocabulary() -> None:
 
 def test_every_operation_has_a_route() -> None:
     """No operation of the vocabulary is forgotten on the wire, and no two share an opcode."""
-    assert set(ROUTES) == {*operations.Operation.__args__, Ping}
+    assert set(ROUTES) == {*operations.Operation.__args__, Ping, operations.GetRings}
     assert {route.answer for route in ROUTES.values()} == set(operations.Answer.__args__)
     assert len({route.opcode for route in ROUTES.values()}) == len(ROUTES)
     assert set(operations.ReadOperation.__args__) == codec.READS

@@ -18,7 +18,7 @@ from storage_node.device import Device
 from storage_node.dial import Peer, dial
 from storage_node.frames import ANSWER_FRAME_BYTES_MAX, FrameReader, batch_frame, frame, raw_header
 from storage_node.handshake import Purpose
-from storage_node.operations import GetObject, GetStatistics, ListRows, Status
+from storage_node.operations import FoundRings, GetObject, GetRings, GetStatistics, HeldRing, ListRows, Status
 from storage_node.server import StorageServer
 from storage_node.settings import DeviceSettings
 from storage_node.sockets import connect, listen
@@ -392,3 +392,42 @@ async def test_two_devices_of_one_server(address: str, tmp_path: Path) -> None:
 def _a_device(path: Path, name: str) -> Device:
     Device.create(path, name)
     return Device.open(path, settings=DeviceSettings(index_map_bytes=1 << 28, recent_map_bytes=1 << 28))
+
+
+async def test_devices_come_and_go_while_others_are_served(address: str, device: Device, tmp_path: Path) -> None:
+    """A device that is added answers; one that is removed has kept what it acknowledged, and is closed to new clients."""
+    second = open_device(tmp_path / "sdb", name="sdb")
+    server = StorageServer({"sda": device}, KEY)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve, [listen(address)])
+        async with connected(address) as first_client:
+            server.add_device("sdb", second)
+            other = f"unix:{tmp_path / 't.sock'}"
+            server.add_listener(listen(other))
+            async with connected(other, "sdb") as client:
+                assert (await client.call(an_object(1))).status == Status.APPLIED
+                removed = await server.remove_device("sdb")
+                assert removed is second
+                await until(lambda: not client.connected)
+                assert (await first_client.call(an_object(1))).status == Status.APPLIED
+            async with connected(other, "sdb") as client:
+                assert not client.connected
+                assert "no device" in client.last_error
+            assert second.read(GET).status == Status.FOUND
+            second.close()
+        nursery.cancel_scope.cancel()
+
+
+async def test_rings_are_told_and_given(address: str, device: Device) -> None:
+    """Who asks for rings is answered by whoever knows them; a server that knows none says so."""
+    held = HeldRing(7, 3, b"d" * 16)
+    rings = lambda question: FoundRings(Status.FOUND, (held,), b"state", b"abc"[question.start :])  # noqa: E731
+    for server, status in ((StorageServer({"sda": device}, KEY, rings=rings), Status.FOUND), (None, Status.MISSING)):
+        server = server or StorageServer({"sda": device}, KEY)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.serve, [listen(address)])
+            async with connected(address) as client:
+                answer = await client.call(GetRings(7, 1))
+                assert answer.status == status
+                assert (answer.held, answer.data) == (((held,), b"bc") if status == Status.FOUND else ((), b""))
+            nursery.cancel_scope.cancel()

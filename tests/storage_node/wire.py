@@ -57,10 +57,10 @@ def a_row(number: int, timestamp: int = NOW) -> PutRow:
     return PutRow(1, hash_of(0), b"%06d" % number, timestamp, timestamp, False, 1, 4, b"payload")
 
 
-def open_device(path: Path, settings: DeviceSettings = SMALL_DEVICE) -> Device:
+def open_device(path: Path, settings: DeviceSettings = SMALL_DEVICE, name: str = "sda") -> Device:
     """The device in a directory, made if it is not there."""
     if not path.exists():
-        Device.create(path, "sda")
+        Device.create(path, name)
     return Device.open(path, settings=settings)
 
 
@@ -101,9 +101,9 @@ async def serving(device: Any, address: str, **options: Any) -> AsyncIterator[St
 
 
 @asynccontextmanager
-async def connected(address: str, **options: Any) -> AsyncIterator[DeviceClient]:
+async def connected(address: str, name: str = "sda", **options: Any) -> AsyncIterator[DeviceClient]:
     """A running client; its first attempt to connect is over."""
-    client = DeviceClient(address, "sda", options.pop("key", KEY), **options)
+    client = DeviceClient(address, name, options.pop("key", KEY), **options)
     async with trio.open_nursery() as nursery:
         await nursery.start(client.run)
         try:

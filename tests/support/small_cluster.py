@@ -14,6 +14,7 @@ import trio
 from proxy.cluster import Cluster
 from proxy.store import ObjectStore
 from ring.builder import build_ring
+from ring.ring import Ring
 from ring.topology import Device as RingDevice
 from storage_node.device import Device
 from storage_node.server import StorageServer
@@ -65,10 +66,15 @@ class Node:
 class SmallCluster:
     """Devices in three zones, and stores that see them."""
 
-    def __init__(self, nodes: Sequence[Node], cluster: Cluster, store: ObjectStore) -> None:
+    def __init__(self, nodes: Sequence[Node], cluster: Cluster, store: ObjectStore, *, local: bool) -> None:
         self.nodes = {node.ring_device.id: node for node in nodes}
         self.cluster = cluster
         self.store = store
+        self._paths = {number: node.path for number, node in self.nodes.items()} if local else {}
+
+    def adopt(self, *rings: Ring) -> None:
+        """Let these rings be in force for the store, newest first."""
+        self.cluster.adopt(rings, self._paths)
 
     def primaries(self, key: bytes) -> list[Node]:
         """The nodes of a name's primaries."""
@@ -81,16 +87,25 @@ class SmallCluster:
             await trio.sleep(0.01)
 
 
-@asynccontextmanager
-async def small_cluster(folder: Path, devices: int = 6, *, local: bool = True) -> AsyncIterator[SmallCluster]:
-    """A running cluster; `local` False hides the directories from the store, so that all goes over the wire."""
-    ring_devices = [
+def ring_devices(count: int) -> list[RingDevice]:
+    """Devices in three zones, a node each."""
+    return [
         RingDevice(id=i, region=1, zone=i % 3 + 1, node=f"127.0.0.{i + 1}", port=6200, name=f"d{i}", weight=100.0)
-        for i in range(devices)
+        for i in range(count)
     ]
-    ring = build_ring(ring_devices, part_power=6, replicas=min(3, devices), seed=5)
+
+
+@asynccontextmanager
+async def small_cluster(
+    folder: Path, devices: int = 6, *, in_ring: int | None = None, local: bool = True
+) -> AsyncIterator[SmallCluster]:
+    """A running cluster, with the first `in_ring` devices (all, unless told otherwise) in its ring.
+
+    `local` False hides the directories from the store, so that all goes over the wire.
+    """
+    ring = build_ring(ring_devices(in_ring or devices), part_power=6, replicas=min(3, devices), seed=5)
     async with trio.open_nursery() as nursery:
-        nodes = [Node(ring_device, folder, nursery) for ring_device in ring_devices]
+        nodes = [Node(ring_device, folder, nursery) for ring_device in ring_devices(devices)]
         for node in nodes:
             await node.start()
         paths = {node.ring_device.id: node.path for node in nodes} if local else {}
@@ -98,6 +113,6 @@ async def small_cluster(folder: Path, devices: int = 6, *, local: bool = True) -
         cluster = Cluster(ring, CLUSTER_KEY, Clock(1), lambda device: addresses[device.id], paths)
         await nursery.start(cluster.run)
         try:
-            yield SmallCluster(nodes, cluster, ObjectStore(cluster))
+            yield SmallCluster(nodes, cluster, ObjectStore(cluster), local=local)
         finally:
             nursery.cancel_scope.cancel()
