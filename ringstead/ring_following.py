@@ -80,7 +80,7 @@ class RingFollower:
         self._look(followers)
 
     async def run(self, followers: Sequence[FollowsRings], sources: Sources, look_s: float = LOOK_S) -> None:
-        """Let all of `followers` have the rings in force until cancelled; `sources` are devices that can be asked for rings."""
+        """Let all of `followers` have the rings in force until cancelled; `sources` are devices to ask for rings."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._spread.run, sources)
             while True:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ring import ring_file
@@ -129,6 +129,7 @@ RINGS = {epoch: ring_of(epoch) for epoch in range(1, 6)}
 knowledge = st.tuples(st.sets(st.integers(1, 5), min_size=1), st.integers(0, 5))
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.integers(1, 5), st.permutations(range(4)), st.lists(knowledge, min_size=4, max_size=4))
 def test_nodes_that_heard_the_same_have_the_same_in_force(
     first: int, order: Sequence[int], heard: list[tuple[set[int], int]]
