@@ -179,7 +179,6 @@ class Database:
         """Lose the history, as a pool does that was overrun: who knows only an older generation has to start anew."""
         self.generation += 1
         self.forgotten = self.generation
-        self._removed.clear()
 
     def find(self, cls: str, ref: str) -> Row | None:
         """The row, if there is one."""
@@ -212,9 +211,12 @@ class Database:
             raise Failure("UUID_INVALID", cls, uuid)
         return self._tables[cls][ref]
 
-    def changes_since(self, generation: int) -> Changes:
-        """Rows changed or removed after a generation. Raises Failure EVENTS_LOST when removals since are forgotten."""
-        if 0 < generation < self.forgotten:
+    def changes_since(self, generation: int, *, lossy: bool = False) -> Changes:
+        """Rows changed or removed after a generation. Raises Failure EVENTS_LOST when removals since are forgotten.
+
+        `lossy` is for who asks after each change, and so misses nothing whatever clients are told.
+        """
+        if 0 < generation < self.forgotten and not lossy:
             raise Failure("EVENTS_LOST")
         changed: list[Row] = []
         for row in reversed(self._recent.values()):

@@ -56,7 +56,7 @@ class Disks:
         except FileNotFoundError:
             return 0
 
-    def keys(self) -> list[str]:
+    def stored(self) -> list[str]:
         """All disks."""
         return sorted(path.stem for path in self._folder.glob("*.raw"))
 

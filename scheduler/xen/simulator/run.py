@@ -34,7 +34,6 @@ from scheduler.xen.simulator.site import Site
 PORT: Final = 9080
 TLS_PORT: Final = 9443
 _TRIES: Final = 20
-SAVE_EVERY_S: Final = 0.5
 GIB: Final = 1 << 30
 
 
@@ -109,25 +108,33 @@ def _folder(settings: Settings) -> Iterator[Path]:
 async def _serve(
     settings: Settings, folder: Path, say: Callable[[str], None], ready: Callable[[], None], clock: Callable[[], float]
 ) -> None:
-    sockets = listen(settings)
-    try:
+    with contextlib.ExitStack() as held:
+        sockets = listen(settings)
+        for each in sockets:
+            held.callback(each.close)
         async with trio.open_nursery() as nursery:
-            server = make_server(settings, folder, sockets, clock)
+            keeper = _keeper(settings, folder)
+            held.callback(keeper.close)
+            server = make_server(settings, folder, sockets, keeper, clock)
             await nursery.start(_until_signal, nursery.cancel_scope)
             context, authority = _tls(settings, folder, sockets, server.site)
             await nursery.start(server.run, server_listeners(server.site, sockets), context)
-            if settings.state is not None:
-                nursery.start_soon(_keep_saved, server.site, folder)
             _announce(server.site, settings, authority, say)
             ready()
-    finally:
-        for each in sockets:
-            each.close()
 
 
-def make_server(settings: Settings, folder: Path, sockets: list[socket.socket], clock: Callable[[], float]) -> Server:
+def _keeper(settings: Settings, folder: Path) -> saved.Keeper:
+    try:
+        return saved.Keeper(folder)
+    except saved.Unreadable as error:
+        raise BadSetting(str(error)) from None
+
+
+def make_server(
+    settings: Settings, folder: Path, sockets: list[socket.socket], keeper: saved.Keeper, clock: Callable[[], float]
+) -> Server:
     """The server of a site made anew, or taken from what was saved. Raises BadSetting."""
-    pools = _load_pools(settings, folder, clock) or _new_pools(settings, folder, sockets, clock)
+    pools = _load_pools(settings, folder, keeper, clock) or _new_pools(settings, folder, sockets, clock)
     hosts = [(pool, host) for pool in pools for host in pool.database.rows("host")]
     if len(hosts) != len(sockets):
         raise BadSetting(f"{folder} has {len(hosts)} hosts, {len(sockets)} were asked for: use another folder")
@@ -140,7 +147,10 @@ def make_server(settings: Settings, folder: Path, sockets: list[socket.socket], 
             pool.database.set(pif, IP=address)
     for pool in pools:
         refresh(pool)
-    return Server(Site(pools), clock=clock)
+    site = Site(pools)
+    if settings.state is not None:
+        keeper.begin(site)
+    return Server(site, clock=clock, note=keeper.note)
 
 
 def _address(settings: Settings, address: str, port: int) -> str:
@@ -185,11 +195,11 @@ def _new_pools(
     return pools
 
 
-def _load_pools(settings: Settings, folder: Path, clock: Callable[[], float]) -> list[Pool]:
+def _load_pools(settings: Settings, folder: Path, keeper: saved.Keeper, clock: Callable[[], float]) -> list[Pool]:
     if settings.state is None:
         return []
     try:
-        return saved.load(folder, lambda index: _new_pool(settings, index, Disks(folder / "disks"), clock))
+        return keeper.load(lambda index: _new_pool(settings, index, Disks(folder / "disks"), clock))
     except saved.Unreadable as error:
         raise BadSetting(f"{error}; use another folder, or remove it") from None
 
@@ -264,16 +274,3 @@ async def _until_signal(scope: trio.CancelScope, task_status: trio.TaskStatus[No
         async for _ in signals:
             scope.cancel()
             return
-
-
-async def _keep_saved(site: Site, folder: Path) -> None:
-    """Write the records down soon after each change, and at the end."""
-    written = -1
-    try:
-        while True:
-            if site.changes != written:
-                written = site.changes
-                saved.save(site, folder)
-            await trio.sleep(SAVE_EVERY_S)
-    finally:
-        saved.save(site, folder)

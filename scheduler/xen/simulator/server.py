@@ -65,8 +65,12 @@ class _Wakeups:
 class Server:
     """Serves a site's pools until cancelled."""
 
-    def __init__(self, site: Site, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, site: Site, *, clock: Callable[[], float] = time.time, note: Callable[[], None] = lambda: None
+    ) -> None:
         self.site = site
+        self._note = note
+        """Called after each change, before anybody is told of it."""
         self._clock = clock
         self._wakeups = {pool: _Wakeups() for pool in site.pools}
         self._tick = trio.Event()
@@ -219,8 +223,9 @@ class Server:
         """After anything that may have changed a pool: wake who waits for that."""
         for each in self.site.pools if pool.jobs.next_due() is not None else (pool,):
             refresh(each)
+        self._note()
+        for each in self.site.pools:
             self._wakeups[each].tell(each.database.generation)
-        self.site.changes += 1
         self._tick.set()
 
     async def _let_time_pass(self) -> None:
@@ -230,6 +235,8 @@ class Server:
             for pool in self.site.pools:
                 pool.jobs.run_due(now)
                 refresh(pool)
+            self._note()
+            for pool in self.site.pools:
                 self._wakeups[pool].tell(pool.database.generation)
             due = [time for pool in self.site.pools if (time := pool.jobs.next_due()) is not None]
             self._tick = trio.Event()

@@ -17,8 +17,6 @@ class Site:
         self.pools = tuple(pools)
         self.hung: set[str] = set()
         """References of hosts that take connections and never answer."""
-        self.changes = 0
-        """Grows with each call and each fault: whoever saves state sees whether it has to."""
 
     def pool_of_session(self, session: str) -> Pool | None:
         """The pool that a session is with."""

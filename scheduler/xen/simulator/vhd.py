@@ -23,6 +23,8 @@ _UNUSED: Final = 0xFFFFFFFF
 _FOOTER: Final = struct.Struct(">8sIIQI4sIIQQHBBII16sB427x")
 _HEADER: Final = struct.Struct(">8sQQIIII16sII512s192s256x")
 _FIXED, _DYNAMIC = 2, 3
+_CREATOR: Final = b"tap\0"
+"""As the tools of real pools write it: readers then take the size itself, not the geometry, which cannot say every size."""
 _NOWHERE: Final = 0xFFFFFFFFFFFFFFFF
 _BLOCK_MAX_BYTES: Final = 32 << 20
 
@@ -219,7 +221,7 @@ class Plan:
 def _footer(size_bytes: int, disk_uuid: str) -> bytes:
     cylinders, heads, sectors = _geometry(size_bytes)
     identity = uuid.UUID(disk_uuid).bytes
-    fields = [b"conectix", 2, 0x10000, SECTOR, 0, b"rgst", 0x10000, 0, size_bytes, size_bytes]
+    fields = [b"conectix", 2, 0x10000, SECTOR, 0, _CREATOR, 0x10000, 0, size_bytes, size_bytes]
     fields += [cylinders, heads, sectors, _DYNAMIC]
     unsigned = _FOOTER.pack(*fields, 0, identity, 0)
     return _FOOTER.pack(*fields, _checksum(unsigned, _FOOTER_SUM_AT), identity, 0)

@@ -33,9 +33,9 @@ def test_provisioning_that_fails_leaves_nothing(world: World) -> None:
     disk = '<disk device="{}" size="{}" sr="" bootable="false" type="user"/>'
     wishes = disk.format(0, GIB) + disk.format(1, 3000 * GIB)
     client("VM.add_to_other_config", vm, "disks", f"<provision>{wishes}</provision>")
-    before = client("VDI.get_all"), world.disks.keys()
+    before = client("VDI.get_all"), world.disks.stored()
     assert client.failure("VM.provision", vm)[0] in ("SR_FULL", "INVALID_VALUE")
-    assert (client("VDI.get_all"), world.disks.keys()) == before
+    assert (client("VDI.get_all"), world.disks.stored()) == before
     assert client.get("VM", vm, "VBDs") == ()
     assert client.get("VM", vm, "is_a_template")
 
@@ -140,14 +140,14 @@ def test_a_cancelled_copy_leaves_nothing(slow: World) -> None:
     vm = client.vm()
     client.write(client.disk_of(vm), 0, bytes(range(1, 256)) * 4096)
     client("SR.scan", client.shared_sr())
-    before = sorted(client("VDI.get_all")), sorted(client("VM.get_all")), slow.disks.keys()
+    before = sorted(client("VDI.get_all")), sorted(client("VM.get_all")), slow.disks.stored()
     used = client.get("SR", client.shared_sr(), "virtual_allocation")
     task = client("Async.VM.copy", vm, "twin", client.local_sr(client.hosts()[0]))
     slow.advance(0.001)
     assert client.get("task", task, "status") == "pending"
     client("task.cancel", task)
     assert client.get("task", task, "status") == "cancelled"
-    assert (sorted(client("VDI.get_all")), sorted(client("VM.get_all")), slow.disks.keys()) == before
+    assert (sorted(client("VDI.get_all")), sorted(client("VM.get_all")), slow.disks.stored()) == before
     assert client.get("SR", client.shared_sr(), "virtual_allocation") == used
     assert client.get("SR", client.local_sr(client.hosts()[0]), "virtual_allocation") == 0
 

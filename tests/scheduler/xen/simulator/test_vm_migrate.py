@@ -107,7 +107,7 @@ def test_a_cancelled_migration_leaves_both_sides_as_they_were(slow: World) -> No
         free = [client("host.compute_free_memory", host) for client in slow.clients for host in client.hosts()]
         rows = [sorted(client(f"{cls}.get_all")) for client in slow.clients for cls in ("VM", "VDI", "VBD", "VIF")]
         srs = [sr["virtual_allocation"] for client in slow.clients for sr in client.pool.database.rows("SR")]
-        return [free, rows, srs, slow.disks.keys(), here.get("VM", vm, "current_operations")]
+        return [free, rows, srs, slow.disks.stored(), here.get("VM", vm, "current_operations")]
 
     before = state()
     for moment in range(12):
