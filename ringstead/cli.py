@@ -21,6 +21,17 @@ from ringstead.errors import RingsteadError
 from ringstead.options import config_option, data_option, json_option
 
 _ELSEWHERE: Mapping[str, tuple[str, str]] = {
+    "az": ("ringstead.pool_commands", "Availability zones."),
+    "flavor": ("ringstead.volume_commands", "Sizes that servers come in."),
+    "host": ("ringstead.pool_commands", "Hosts of the pools."),
+    "image": ("ringstead.volume_commands", "What servers start from."),
+    "pool": ("ringstead.pool_commands", "Xen pools."),
+    "quota": ("ringstead.pool_commands", "What a project may hold."),
+    "reconcile": ("ringstead.pool_commands", "Hold what is recorded against what the pools run."),
+    "server": ("ringstead.server_commands", "Virtual machines."),
+    "task": ("ringstead.pool_commands", "Work on servers and volumes."),
+    "volume": ("ringstead.volume_commands", "Disks that outlive servers."),
+    "zone": ("ringstead.zone_commands", "What a zone holds, and what would be lost with it."),
     "daemon": ("ringstead.daemon_commands", "Show, pause, resume and slow a node's daemons."),
     "user": ("ringstead.user_commands", "Add, list, show and remove users."),
     "ring": ("ringstead.ring_commands", "Make and change rings."),
@@ -93,6 +104,8 @@ def serve(service: str, config_path: Path) -> None:
 @click.option("--zones", type=int, help="Failure domains.  [3; fixed once made]")
 @click.option("--devices-per-zone", type=int, help="Devices in each.  [2; fixed once made]")
 @click.option("--workers", type=int, help="HTTP processes that share the port.  [2 at first]")
+@click.option("--xen/--no-xen", default=None, help="With simulated Xen pools and a controller.  [with, at first]")
+@click.option("--xen-port", type=int, help="Port of the simulated hosts.  [a free one]")
 def up(data: Path, **options: Any) -> None:
     """Run a cluster on this machine; made on first use, carried on with afterwards."""
     from ringstead.layout import DataDirectory

@@ -29,6 +29,7 @@ PROXY_WRITER_FIRST = 1
 PROXY_WRITER_LAST = 999
 BACKGROUND_WRITER_FIRST = 1000
 """Daemons: 1000..3583."""
+CONTROLLER_WRITER = 3500
 COMMAND_WRITER_FIRST = 3584
 COMMAND_WRITER_LAST = 4095
 """Short-lived command lines draw theirs at random from here; no service may be given one of these."""
@@ -212,8 +213,39 @@ class DaemonsConfig(ServiceConfig):
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ControllerConfig(ServiceConfig):
+    """Looks after servers and volumes in Xen pools. Several may share a database, each with a name of its own."""
+
+    service: ClassVar[str] = "controller"
+
+    database: str = setting(
+        "",
+        "Where servers, volumes and work are recorded: postgresql+psycopg://USER@HOST/NAME where several controllers run. "
+        "Empty: SQLite, in `data_dir`.",
+    )
+    data_dir: Path = setting(Path("scheduler"), "Where the SQLite file is, readable by its owner only.")
+    devices_dir: Path = setting(Path("devices"), "Where this machine's devices are: images are read from the store.")
+    writer: int = setting(
+        CONTROLLER_WRITER,
+        "This process's number in the cluster. Two processes that write must never share one.",
+        minimum=1,
+        maximum=COMMAND_WRITER_FIRST - 1,
+    )
+    lease_s: float = setting(
+        20.0,
+        "For how long a controller holds a piece of work without news; so long a dead one's work waits. Seconds.",
+        minimum=1.0,
+        maximum=3600.0,
+    )
+    look_s: float = setting(2.0, "How often the pools are looked at. Seconds.", minimum=0.1, maximum=3600.0)
+    simulator: str = setting(
+        "", "URL of `ringstead xensim` whose pools are added at the first start, one a zone. Empty: none."
+    )
+
+
 CONFIG_CLASSES: dict[str, type[ServiceConfig]] = {
-    config_class.service: config_class for config_class in (DaemonsConfig, ProxyConfig, StorageConfig)
+    config_class.service: config_class for config_class in (ControllerConfig, DaemonsConfig, ProxyConfig, StorageConfig)
 }
 
 

@@ -5,6 +5,8 @@
     cluster.ring      the ring: every device with its address
     config/NAME.toml  the settings of each service, made once and then the operator's to edit
     daemons.json      what the operator told the daemons: pauses and rates
+    scheduler/        records of servers and volumes (SQLite, 0700)
+    xensim/           the simulated Xen pools
     devices/NAME/     the devices
     run/              sockets, the supervisor's lock
     logs/NAME.log     JSON lines
@@ -35,6 +37,7 @@ from ringstead.config import (
     BACKGROUND_WRITER_FIRST,
     PROXY_WRITER_FIRST,
     PROXY_WRITER_LAST,
+    ControllerConfig,
     DaemonsConfig,
     ProxyConfig,
     ServiceConfig,
@@ -53,7 +56,13 @@ DEVICE_WEIGHT: Final = 100.0
 ZONES_MAX: Final = 64
 DEVICES_PER_ZONE_MAX: Final = 64
 WORKERS_MAX: Final = 64
-_OURS: Final = frozenset({"cluster.key", "cluster.ring", "config", "devices", "run", "logs", "lost+found"})
+XEN_PORT_OFFSET: Final = 7000
+"""Where the search for the simulator's port begins, so that clusters on one machine rarely meet."""
+XEN_HOSTS: Final = 3
+"""Of each simulated pool."""
+_OURS: Final = frozenset(
+    {"cluster.key", "cluster.ring", "config", "devices", "run", "logs", "lost+found", "scheduler", "xensim"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +74,10 @@ class Shape:
     zones: int = 3
     devices_per_zone: int = 2
     workers: int = 2
+    xen: bool = True
+    """With a controller and simulated Xen pools, one a zone."""
+    xen_port: int = 0
+    """Port of the simulated hosts, each at an address of its own; 0: not chosen yet."""
 
     def __post_init__(self) -> None:
         for name, most in (
@@ -75,6 +88,8 @@ class Shape:
         ):
             if not 1 <= getattr(self, name) <= most:
                 raise UsageError(f"{name.replace('_', '-')} {getattr(self, name)} is outside 1..{most}")
+        if not 0 <= self.xen_port <= 65535:
+            raise UsageError(f"xen-port {self.xen_port} is outside 1..65535")
 
     @property
     def replicas(self) -> int:
@@ -153,11 +168,12 @@ def open_directory(directory: DataDirectory, asked: dict[str, Any]) -> tuple[Sha
     `asked` holds the options that were given. Raises RingsteadError where the directory is something else.
     """
     if not directory.exists:
-        shape = Shape(**asked)
+        shape = with_xen_port(Shape(**asked))
         _make(directory, shape)
         return shape, []
     made = load_shape(directory)
     shape, notes = reconcile(made, asked)
+    shape = with_xen_port(shape)
     if shape != made:
         write_private(directory.shape_file, _render_shape(shape))
     _write_configs(directory, shape, None)
@@ -182,6 +198,13 @@ def reconcile(made: Shape, asked: dict[str, Any]) -> tuple[Shape, list[str]]:
             notes.append(f"--{option} is {value} from now on (it was {was}).")
             follow[name] = value
     return dataclasses.replace(made, **follow), notes
+
+
+def with_xen_port(shape: Shape) -> Shape:
+    """The shape with a port for the simulated hosts, if it has them and none was chosen."""
+    if not shape.xen or shape.xen_port:
+        return shape
+    return dataclasses.replace(shape, xen_port=free_port_range(NODE, shape.port + XEN_PORT_OFFSET, 1))
 
 
 def load_shape(directory: DataDirectory) -> Shape:
@@ -220,6 +243,7 @@ def service_names(shape: Shape) -> dict[str, list[str]]:
         "storage": [f"storage-{name}" for _, name in device_names(shape)],
         "daemons": ["daemons"],
         "proxy": [f"proxy-{number}" for number in range(1, shape.workers + 1)],
+        **({"xensim": ["xensim"], "controller": ["controller"]} if shape.xen else {}),
     }
 
 
@@ -284,6 +308,7 @@ def _write_configs(directory: DataDirectory, shape: Shape, places: list[DevicePl
                     **common(name), devices_dir=directory.devices_dir, state_file=directory.path / "daemons.json"
                 ),
             )
+    _write_controller(directory, shape, common)
     for index, name in enumerate(names["proxy"]):
         path = directory.config_file(name)
         if path.exists():
@@ -299,6 +324,26 @@ def _write_configs(directory: DataDirectory, shape: Shape, places: list[DevicePl
                 writer=PROXY_WRITER_FIRST + index,
             )
             _write_config(directory, proxy)
+
+
+def _write_controller(directory: DataDirectory, shape: Shape, common: Any) -> None:
+    """The controller's file, where there is to be a controller; its simulator is where the shape has it."""
+    path = directory.config_file("controller")
+    url = f"http://{NODE}:{shape.xen_port}" if shape.xen else ""
+    if path.exists():
+        present = load(ControllerConfig, path)
+        if shape.xen and present.simulator not in ("", url):
+            _write_config(directory, dataclasses.replace(present, simulator=url))
+    elif shape.xen:
+        _write_config(
+            directory,
+            ControllerConfig(
+                **common("controller"),
+                data_dir=directory.path / "scheduler",
+                devices_dir=directory.devices_dir,
+                simulator=url,
+            ),
+        )
 
 
 def _common(directory: DataDirectory) -> Any:

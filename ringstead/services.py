@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ringstead import logs
-from ringstead.config import DaemonsConfig, ProxyConfig, ServiceConfig, StorageConfig
+from ringstead.config import ControllerConfig, DaemonsConfig, ProxyConfig, ServiceConfig, StorageConfig
 from ringstead.errors import ConfigError, RingsteadError
 from ringstead.process import (
     Stop,
@@ -94,6 +94,15 @@ async def _run_daemons(config: DaemonsConfig, stop: Stop, ready: Ready) -> None:
     await run_daemons(config, stop, ready)
 
 
+# ------------------------------------------------------------------------------------------------------------ controller
+
+
+async def _run_controller(config: ControllerConfig, stop: Stop, ready: Ready) -> None:
+    from ringstead.controller_service import run_controller
+
+    await run_controller(config, stop, ready)
+
+
 # ---------------------------------------------------------------------------------------------------------------- shared
 
 
@@ -149,6 +158,7 @@ def addresses(config: ServiceConfig) -> Callable[[Any], str]:
 
 
 _SERVICES: dict[str, Callable[[Any, Stop, Ready], Awaitable[None]]] = {
+    "controller": _run_controller,
     "daemons": _run_daemons,
     "proxy": _run_proxy,
     "storage": _run_storage,

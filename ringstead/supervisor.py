@@ -64,6 +64,8 @@ class ServiceSpec:
     command: tuple[str, ...]
     error_file: Path
     """Takes what the process writes to standard output and error: next to nothing, but what a dying interpreter says."""
+    optional: bool = False
+    """The rest is up and usable without it: nothing waits for it, and it may fail to start for ever."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Supervised:
                 continue
             ready_for_s = 0.0 if self._ready_since is None else trio.current_time() - self._ready_since
             delay_s = self._policy.delay_s(ready_for_s)
-            if not was_ready and self._policy.deaths >= HOPELESS_DEATHS:
+            if not was_ready and self._policy.deaths >= HOPELESS_DEATHS and not self.spec.optional:
                 raise ServiceFailed(f"{self.spec.name} does not start: {self.last_words or 'it said nothing'}")
             self._set(State.DOWN)
             log.warning("service will be started again", name=self.spec.name, delay_s=delay_s)
@@ -266,7 +268,8 @@ class Supervisor:
             for service in members:
                 nursery.start_soon(service.run)
             for service in members:
-                await service.until_ready()
+                if not service.spec.optional:
+                    await service.until_ready()
         self.started.set()
 
     async def until_ready(self) -> None:

@@ -28,7 +28,14 @@ from ringstead import logs
 from ringstead.cluster_key import write_private
 from ringstead.control import Answer, serve_control
 from ringstead.errors import ClusterBusy, RingsteadError, ServiceFailed
-from ringstead.layout import DataDirectory, Shape, open_directory, remove_stale_sockets, service_names
+from ringstead.layout import (
+    XEN_HOSTS,
+    DataDirectory,
+    Shape,
+    open_directory,
+    remove_stale_sockets,
+    service_names,
+)
 from ringstead.process import Stop, one_failure, run_until_stopped, settle
 from ringstead.sockets import is_port_free
 from ringstead.supervisor import ServiceSpec, Supervisor
@@ -38,6 +45,8 @@ FIRST_PROJECT: Final = "admin"
 REGION: Final = "us-east-1"
 USER_TIMEOUT_S: Final = 60.0
 SUPERVISOR: Final = "supervisor"
+OPTIONAL_KINDS: Final = frozenset({"xensim", "controller"})
+"""Without these the object store is whole."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +88,22 @@ def service_specs(directory: DataDirectory, shape: Shape) -> list[ServiceSpec]:
         ServiceSpec(
             name,
             kind,
-            (sys.executable, "-m", "ringstead", "serve", kind, "--config", str(directory.config_file(name))),
+            _simulator_command(directory, shape)
+            if kind == "xensim"
+            else (sys.executable, "-m", "ringstead", "serve", kind, "--config", str(directory.config_file(name))),
             directory.logs_dir / f"{name}.err",
+            optional=kind in OPTIONAL_KINDS,
         )
         for kind, names in service_names(shape).items()
         for name in names
     ]
+
+
+def _simulator_command(directory: DataDirectory, shape: Shape) -> tuple[str, ...]:
+    """One pool a zone. Its state is kept, so that servers outlive a restart as they do with real pools."""
+    options = ("--port", str(shape.xen_port), "--pools", str(shape.zones), "--hosts", str(XEN_HOSTS))
+    state = ("--state", str(directory.path / "xensim"))
+    return (sys.executable, "-m", "ringstead", "xensim", *options, *state)
 
 
 async def _supervise(

@@ -46,10 +46,10 @@ class TestCluster:
 
     __test__ = False
 
-    def __init__(self, data: Path, *options: str, port: int | None = None) -> None:
+    def __init__(self, data: Path, *options: str, port: int | None = None, xen: bool = False) -> None:
         self.data = data
         self.port = port or free_port()
-        self.options = options
+        self.options = (*options, "--xen" if xen else "--no-xen")
         self.supervisor: subprocess.Popen[bytes] | None = None
         self.output = ""
 

@@ -1,0 +1,130 @@
+"""Images as objects of the store: in a container that no client can name, one object an image.
+
+The scheduler knows images as streams of bytes (`scheduler.lifecycle.tools.ImageLibrary`); here they are read and
+written with the store's own quorums, by the controller and by `ringstead image create` alike. An upload that breaks
+off stores nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from proxy.model import NoSuchContainer, NoSuchObject, PutObjectRequest, StoreError
+from scheduler.hypervisor import ImageFormat, TryAgain
+from scheduler.lifecycle.tools import ImageUnreadable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from proxy.store import ObjectStore
+    from scheduler.records.types import ImageRecord
+
+ACCOUNT: Final = ".ringstead"
+CONTAINER: Final = b"\x00images"
+PIECE_BYTES: Final = 1 << 20
+VHD_COOKIE: Final = b"conectix"
+VHD_FOOTER_BYTES: Final = 512
+
+
+class StoreImages:
+    """Images in one cluster's store."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def source(self, image: ImageRecord) -> StoredImage:
+        """The bytes of an image."""
+        image_format: ImageFormat = "vhd" if image.format == "vhd" else "raw"
+        return StoredImage(self._store, image.object_name, image.size_bytes, image_format)
+
+    async def save(self, object_name: str, pieces: AsyncIterator[bytes]) -> tuple[int, str]:
+        """Store the pieces under that name; size and MD5 (hex). ImageUnreadable."""
+        body = _Pieces(pieces)
+        try:
+            await self._store.create_account(ACCOUNT, {})
+            await self._store.create_container(ACCOUNT, CONTAINER, {})
+            await self._store.put_object(ACCOUNT, CONTAINER, object_name.encode(), body, PutObjectRequest())
+        except StoreError as error:
+            raise ImageUnreadable(f"the image could not be stored: {error or type(error).__name__}") from error
+        return body.size_bytes, body.md5.hexdigest()
+
+    async def delete(self, object_name: str) -> None:
+        """Remove it; content when it is gone. ImageUnreadable."""
+        try:
+            await self._store.delete_object(ACCOUNT, CONTAINER, object_name.encode())
+        except (NoSuchObject, NoSuchContainer):
+            return
+        except StoreError as error:
+            raise ImageUnreadable(f"the image's object could not be removed: {error}") from error
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """One image's bytes, to be opened as often as needed."""
+
+    store: ObjectStore
+    object_name: str
+    size_bytes: int
+    format: ImageFormat
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The object's bytes. TryAgain where the store cannot give them now."""
+        try:
+            found = await self.store.open_object(ACCOUNT, CONTAINER, self.object_name.encode())
+        except StoreError as error:
+            raise TryAgain(f"the image's object cannot be read: {error or type(error).__name__}") from error
+        stream = found.stream(0, self.size_bytes)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            try:
+                while piece := await stream.read():
+                    yield bytes(piece)
+            except StoreError as error:
+                raise TryAgain(f"the image's object cannot be read: {error or type(error).__name__}") from error
+
+        try:
+            yield pieces()
+        finally:
+            await stream.aclose()
+            await found.aclose()
+
+
+class _Pieces:
+    """An iterator of pieces as the store's body."""
+
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        self._pieces = pieces
+        self.size_bytes = 0
+        self.md5 = hashlib.md5(usedforsecurity=False)
+
+    @property
+    def length(self) -> int | None:
+        """Not known beforehand."""
+        return None
+
+    async def read(self) -> bytes:
+        """The next piece."""
+        piece = await anext(self._pieces, b"")
+        self.size_bytes += len(piece)
+        self.md5.update(piece)
+        return piece
+
+
+def inspect_file(path: Path, image_format: str) -> tuple[ImageFormat, int, int]:
+    """Format, size of the file, and size of the disk in it. `auto` looks for a VHD's footer. OSError, ValueError."""
+    size_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(VHD_FOOTER_BYTES)
+        file.seek(max(0, size_bytes - VHD_FOOTER_BYTES))
+        tail = file.read(VHD_FOOTER_BYTES)
+    footer = tail if tail.startswith(VHD_COOKIE) else head if head.startswith(VHD_COOKIE) else None
+    if image_format == "vhd" and footer is None:
+        raise ValueError(f"{path} is no VHD: it has no footer that begins with {VHD_COOKIE.decode()}")
+    if footer is None or image_format == "raw":
+        return "raw", size_bytes, -(-size_bytes // 512) * 512
+    return "vhd", size_bytes, int.from_bytes(footer[48:56], "big")

@@ -1,0 +1,217 @@
+"""Placement as the lifecycle uses it: one picture of hosts and claims, kept in step, asked by one thread at a time.
+
+Problem: placement's `Inventory` is fast because it is changed in place, and it belongs to one thread; actions run in
+several, and other controllers claim, too.
+
+Idea: a lock, and three ways in which the picture changes: what the pools hold now (`follow`, every few seconds, which also
+reads all claims anew), what this controller claims (`TrackedClaims` tells each change at once), and a group's members
+before one of them is placed. What is stale beyond that the commit finds.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+from scheduler.claims.claim import (
+    Batch,
+    Change,
+    Claim,
+    Claims,
+    HostLimit,
+    HostUsage,
+    ProjectUsage,
+    Quota,
+    SrLimit,
+    SrUsage,
+)
+from scheduler.errors import NoValidHost
+from scheduler.placement.inventory import Inventory
+from scheduler.placement.moves import Caps, Move, MovePlan, PlacedServer
+from scheduler.placement.place import explain, place, place_volume
+from scheduler.placement.placement import Explanation, Placement, VolumePlacement
+from scheduler.placement.request import ServerRequest, VolumeRequest
+from scheduler.placement.resources import Host, Sr
+from scheduler.placement.settings import PlacementSettings
+
+FAILURE_MEMORY_S: Final = 600.0
+"""How long a failed build weighs on a host."""
+
+
+class RingChooser:
+    """Chooses hosts and SRs. `ring_seed` is the ring's: it decides in which order a server visits hosts."""
+
+    def __init__(
+        self,
+        claims: Claims,
+        monotonic: Callable[[], float],
+        *,
+        ring_seed: int = 0,
+        draw_seed: int = 0,
+        settings: PlacementSettings | None = None,
+    ) -> None:
+        self._claims = claims
+        self._monotonic = monotonic
+        self._ring_seed = ring_seed
+        self._draw_seed = draw_seed
+        self._settings = settings or PlacementSettings()
+        self._lock = threading.RLock()
+        self._inventory = Inventory((), (), seed=ring_seed)
+        self._failures: deque[tuple[float, str]] = deque()
+
+    def follow(self, hosts: Iterable[Host], srs: Iterable[Sr]) -> None:
+        """This is what there is from now on; all claims are read anew."""
+        inventory = Inventory(hosts, srs, seed=self._ring_seed)
+        with self._lock:
+            inventory.load(self._claims.all(), *self._claims.usage())
+            self._inventory = inventory
+            self._weigh_failures()
+
+    def apply(self, change: Change) -> None:
+        """Claims have changed."""
+        with self._lock:
+            self._inventory.apply(change)
+
+    def note_failure(self, host_id: str) -> None:
+        """A build failed there."""
+        with self._lock:
+            self._failures.append((self._monotonic(), host_id))
+            self._weigh_failures()
+
+    def place(self, request: ServerRequest) -> Placement:
+        """Where a server goes. NoValidHost."""
+        with self._lock:
+            self._look_at_group(request)
+            return place(self._inventory, request, self._settings, seed=self._draw_seed)
+
+    def place_volume(self, request: VolumeRequest) -> VolumePlacement:
+        """Where a volume goes. NoValidSr."""
+        with self._lock:
+            return place_volume(self._inventory, request, self._settings, seed=self._draw_seed)
+
+    def explain(self, request: ServerRequest) -> Explanation:
+        """The same with a verdict on every host."""
+        with self._lock:
+            self._look_at_group(request)
+            return explain(self._inventory, request, self._settings, seed=self._draw_seed)
+
+    def plan_evacuation(self, host_ids: Sequence[str], servers: Mapping[str, ServerRequest]) -> MovePlan:
+        """How to empty these hosts of these servers."""
+        stranded: dict[str, str] = {}
+        moves: list[Move] = []
+        with self._lock:
+            pools = {host.host_id: host.pool_id for host in self._inventory.hosts}
+            for server_id, request in servers.items():
+                member = self._inventory.server(server_id)
+                home = member.held if member is not None and member.held is not None else host_ids[0]
+                try:
+                    to = place(self._inventory, request, self._settings, seed=self._draw_seed).chosen
+                except NoValidHost as error:
+                    stranded[server_id] = str(error)
+                    continue
+                copied = tuple(disk for disk in to.disks if disk.moves_from is not None)
+                between = (pools.get(home, ""), pools[to.host_id])
+                moves.append(Move(PlacedServer(request, home), to, copied, 0, between))
+        return MovePlan((tuple(moves[: Caps().pool_storage_moves_max]),) if moves else (), stranded)
+
+    def hosts(self) -> tuple[Host, ...]:
+        """All hosts, in the order of their devices."""
+        with self._lock:
+            return tuple(self._inventory.hosts)
+
+    def srs(self) -> tuple[Sr, ...]:
+        """All SRs."""
+        with self._lock:
+            return tuple(self._inventory.srs)
+
+    def _look_at_group(self, request: ServerRequest) -> None:
+        if request.membership is not None:
+            group = request.membership.group_id
+            self._inventory.refresh_members(group, self._claims.members(group))
+
+    def _weigh_failures(self) -> None:
+        horizon = self._monotonic() - FAILURE_MEMORY_S
+        while self._failures and self._failures[0][0] < horizon:
+            self._failures.popleft()
+        counts: dict[str, int] = {}
+        for _, host_id in self._failures:
+            counts[host_id] = counts.get(host_id, 0) + 1
+        self._inventory.set_failures(counts)
+
+
+class TrackedClaims:
+    """Claims whose every change by this controller is told to its picture at once."""
+
+    def __init__(self, claims: Claims, told: Callable[[Change], None]) -> None:
+        self._claims = claims
+        self._told = told
+
+    def commit(self, batch: Batch) -> Change:
+        """As `Claims`."""
+        return self._tell(self._claims.commit(batch))
+
+    def release(self, owners: Iterable[str]) -> Change:
+        """As `Claims`."""
+        return self._tell(self._claims.release(owners))
+
+    def finish_move(self, owners: Iterable[str]) -> Change:
+        """As `Claims`."""
+        return self._tell(self._claims.finish_move(owners))
+
+    def abort_move(self, owners: Iterable[str]) -> Change:
+        """As `Claims`."""
+        return self._tell(self._claims.abort_move(owners))
+
+    def grow(self, owner: str, disk_id: str, size_bytes: int) -> Change:
+        """As `Claims`."""
+        return self._tell(self._claims.grow(owner, disk_id, size_bytes))
+
+    def made(self, key: str) -> Change | None:
+        """As `Claims`."""
+        return self._claims.made(key)
+
+    def of(self, owner: str) -> tuple[Claim, ...]:
+        """As `Claims`."""
+        return self._claims.of(owner)
+
+    def all(self) -> Iterator[Claim]:
+        """As `Claims`."""
+        return self._claims.all()
+
+    def members(self, group_id: str) -> tuple[Claim, ...]:
+        """As `Claims`."""
+        return self._claims.members(group_id)
+
+    def usage(self) -> tuple[tuple[HostUsage, ...], tuple[SrUsage, ...]]:
+        """As `Claims`."""
+        return self._claims.usage()
+
+    def usage_of(self, resource_ids: Iterable[str]) -> tuple[tuple[HostUsage, ...], tuple[SrUsage, ...]]:
+        """As `Claims`."""
+        return self._claims.usage_of(resource_ids)
+
+    def set_limits(self, hosts: Iterable[HostLimit] = (), srs: Iterable[SrLimit] = ()) -> None:
+        """As `Claims`."""
+        self._claims.set_limits(hosts, srs)
+
+    def remove(self, resource_ids: Iterable[str]) -> None:
+        """As `Claims`."""
+        self._claims.remove(resource_ids)
+
+    def set_quota(self, project: str, quota: Quota) -> None:
+        """As `Claims`."""
+        self._claims.set_quota(project, quota)
+
+    def quota(self, project: str) -> tuple[Quota, ProjectUsage]:
+        """As `Claims`."""
+        return self._claims.quota(project)
+
+    def forget_keys(self, before_s: float) -> int:
+        """As `Claims`."""
+        return self._claims.forget_keys(before_s)
+
+    def _tell(self, change: Change) -> Change:
+        self._told(change)
+        return change

@@ -1,0 +1,147 @@
+"""Actions that empty hosts: plan the next moves, have them carried out, look again.
+
+Problem: emptying a zone takes hours. Servers come and go meanwhile, moves fail, controllers die.
+
+Idea: nothing but the goal is kept: which hosts are to be empty. Each round looks at what is claimed there now, lets the
+planner say which servers can move at once, makes each move a task of its own, and waits for these. It ends when nothing
+is left but what cannot move, and says why for each.
+
+Invariant: a server is asked to move only if nobody else works on it. One whose move as planned failed is asked once more, to
+wherever there is room; then it is left, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import trio
+from sqlalchemy import Connection, func, select
+
+from scheduler.claims.claim import Claim, Role
+from scheduler.hypervisor import Gone
+from scheduler.lifecycle import tasks
+from scheduler.lifecycle.machine import Event
+from scheduler.lifecycle.requests import move_request_of
+from scheduler.lifecycle.tools import Job, Outcome
+from scheduler.placement.moves import MovePlan
+from scheduler.placement.request import ServerRequest
+from scheduler.records import store, tables
+from scheduler.records.types import GroupRecord, ServerRecord, TaskRecord, TaskState, VolumeRecord
+
+POLL_S: Final = 0.25
+
+
+async def plan_drain(job: Job) -> Outcome:
+    """Submit the moves that can run now. ARRIVED when nothing is left to move."""
+    data = job.task.data
+    hosts = [str(host) for host in data["hosts"]]
+    stranded: dict[str, str] = dict(data.get("stranded", {}))
+    failed: list[str] = list(data.get("failed", ()))
+    for server, reason in (await _failures(job, [int(child) for child in data.get("children", ())])).items():
+        if server in failed:
+            stranded[server] = reason
+        failed.append(server)
+    requests = await requests_on(job, set(hosts))
+    left = {server: request for server, request in requests.items() if server not in stranded}
+    moved = int(data.get("moved", 0)) + len(data.get("children", ())) - (len(failed) - len(data.get("failed", ())))
+    kept: dict[str, object] = {"stranded": stranded, "children": [], "moved": moved, "failed": failed}
+    if not left:
+        return _end(requests, stranded, kept)
+    plan = await job.tools.database.block(lambda: job.tools.chooser.plan_evacuation(hosts, left))
+    stranded.update(plan.stranded)
+    children = await job.tools.database.transact(lambda c: _submit(job, c, plan, failed))
+    if not children and all(server in stranded for server in left):
+        return _end(requests, stranded, kept)
+    job.progress(moved / max(1, moved + len(left)))
+    return Outcome(data={**kept, "stranded": stranded, "children": children})
+
+
+def _end(requests: Mapping[str, ServerRequest], stranded: Mapping[str, str], kept: dict[str, object]) -> Outcome:
+    reasons = [f"{server}: {reason}" for server, reason in stranded.items() if server in requests]
+    if reasons:
+        return Outcome(Event.IMPOSSIBLE, f"{len(reasons)} servers cannot move; {'; '.join(reasons)}"[:1000], kept)
+    return Outcome(Event.ARRIVED, data=kept)
+
+
+async def requests_on(job: Job, hosts: set[str]) -> dict[str, ServerRequest]:
+    """What each server that holds a share of one of these hosts would be asked with today."""
+    claims = await job.tools.database.block(lambda: list(job.tools.claims.all()))
+    lies = {claim.owner: claim.disks[0].sr_id for claim in claims if claim.host is None and claim.disks}
+    held = {
+        claim.owner: claim
+        for claim in claims
+        if claim.role is Role.HELD and claim.host is not None and claim.host.host_id in hosts
+    }
+    return await job.tools.database.transact(lambda c: _requests(job, c, held, lies))
+
+
+def _requests(
+    job: Job, connection: Connection, held: Mapping[str, Claim], lies: Mapping[str, str]
+) -> dict[str, ServerRequest]:
+    found: dict[str, ServerRequest] = {}
+    for server_id, claim in held.items():
+        server = store.find(connection, ServerRecord, server_id)
+        if server is None:
+            continue
+        group = store.find(connection, GroupRecord, server.group_id) if server.group_id else None
+        volumes = store.all_of(connection, VolumeRecord, server_id=server_id)
+        there = {volume.id: (volume, lies[volume.id]) for volume in volumes if volume.id in lies}
+        assert claim.host is not None
+        found[server_id] = move_request_of(
+            server,
+            claim,
+            there,
+            group,
+            copy_disks=_is_live(job, claim.host.host_id),
+            any_zone=bool(job.task.data.get("any_zone")),
+        )
+    return found
+
+
+def _is_live(job: Job, host_id: str) -> bool:
+    try:
+        return job.tools.pools.host(host_id).live
+    except Gone:
+        return False
+
+
+def _submit(job: Job, connection: Connection, plan: MovePlan, failed: list[str]) -> list[int]:
+    """A task for each move of the plan's first wave whose server nobody works on."""
+    children: list[int] = []
+    for move in plan.waves[0] if plan.waves else ():
+        server_id = move.server.request.server_id
+        if tasks.open_task(connection, server_id) is not None:
+            continue
+        live = _is_live(job, move.server.host_id)
+        to_hosts = [] if server_id in failed else [move.to.host_id]
+        data = {"to_hosts": to_hosts, "copy_disks": live, "any_zone": bool(job.task.data.get("any_zone"))}
+        kind = "migrate" if live else "evacuate"
+        task = tasks.submit(connection, kind, server_id, job.task.project, data, job.tools.now_s())
+        children.append(task.id)
+    return children
+
+
+async def _failures(job: Job, children: list[int]) -> dict[str, str]:
+    def read(connection: Connection) -> list[TaskRecord]:
+        found = [store.find(connection, TaskRecord, child) for child in children]
+        return [task for task in found if task is not None and task.state is TaskState.FAILED]
+
+    return {task.subject: task.error for task in await job.tools.database.transact(read)}
+
+
+async def await_moves(job: Job) -> Outcome:
+    """Until the moves that were submitted have ended; where there were none, until something else has changed."""
+    children = [int(child) for child in job.task.data.get("children", ())]
+    if not children:
+        await trio.sleep(4 * POLL_S)
+        return Outcome()
+
+    def count(connection: Connection) -> int:
+        table = tables.TASKS
+        query = select(func.count()).where(table.c.id.in_(children), table.c.state == TaskState.OPEN.value)
+        return int(connection.execute(query).scalar_one())
+
+    while await job.tools.database.transact(count):  # noqa: ASYNC110 (another process may be the one that ends them)
+        await trio.sleep(POLL_S)
+    return Outcome()
