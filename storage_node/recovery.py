@@ -373,7 +373,7 @@ class Recovery:
                     self._cut(number, scan.position)
                     return
                 if scan.position >= scan.size or (scan.only_zeros_left() and not followed and known <= scan.position):
-                    self._end_of_segment(number, scan.position, scan.size)
+                    self._cut(number, scan.position)
                     return
                 gap = scan.find_end(scan.size if followed else known)
                 if not gap.damaged:
@@ -385,14 +385,11 @@ class Recovery:
         finally:
             self._disk.close(segment.fd)
 
-    def _end_of_segment(self, number: int, position: int, size: int) -> None:
-        if size > position or position == SEGMENT_HEADER_BYTES:
-            self._cut(number, position)
-        else:
-            self._at(number, position)
-
     def _cut(self, number: int, offset: int) -> None:
-        """End a segment here for good; one without records is removed."""
+        """End a segment here for good, also where it ends here already: whoever cut it may have died before the sync.
+
+        One without records is removed.
+        """
         path = f"{self._layout.log}/{segment_name(number)}"
         if offset <= SEGMENT_HEADER_BYTES:
             self._disk.unlink(path)
@@ -402,7 +399,7 @@ class Recovery:
         try:
             if self._disk.size(fd) > offset:
                 self._disk.ftruncate(fd, offset)
-                self._disk.fdatasync(fd)
+            self._disk.fdatasync(fd)
         finally:
             self._disk.close(fd)
         self._at(number, offset)

@@ -96,7 +96,7 @@ class Follower:
             return False
         return self._silences.get(host_ref, 0) < SILENCES
 
-    async def probe_all(self, *, max_age_s: float = math.inf) -> None:
+    async def probe_all(self, *, max_age_s: float = 0.0) -> None:
         """Probe each host, unless that was done within `max_age_s`."""
         if trio.current_time() - self._probed_at < max_age_s:
             return

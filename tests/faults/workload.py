@@ -2,7 +2,8 @@
 
 Each worker owns its names: only it writes them, one request at a time, so it knows what each must read as. A write that was
 acknowledged is *certain*; one whose answer was lost or was a 5xx is *possible* until the next acknowledged write of the
-name: a read may then give either. Whatever else a read gives is a lost, stale or wrong answer and ends the test.
+name (or for good, where processes freeze and go on: `lingering`): a read may then give either. Whatever else a read gives
+is a lost, stale or wrong answer and ends the test.
 
 Bodies hold name and version, so that a wrong byte is seen and can be named.
 """
@@ -36,10 +37,12 @@ class Name:
     certain: int = ABSENT
     possible: set[int] = field(default_factory=set)
     sizes: dict[int, int] = field(default_factory=dict)
+    lingering: set[int] = field(default_factory=set)
+    """What some process may still write, at any later time."""
 
     @property
     def readable(self) -> set[int]:
-        return {self.certain} | self.possible
+        return {self.certain} | self.possible | self.lingering
 
 
 class WrongAnswer(AssertionError):
@@ -58,6 +61,8 @@ class Worker:
     names: dict[str, Name] = field(default_factory=dict)
     seen: Counter[str] = field(default_factory=Counter)
     version: int = 0
+    lingering: bool = False
+    """A write without an answer may be done at any later time: for processes that stop and go on."""
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.number)
@@ -96,6 +101,8 @@ class Worker:
         held.possible.add(version)
         for _ in range(RETRIES):
             status, _ = await self._try("PUT", name, body_of(name, version, size))
+            if not status and self.lingering:
+                held.lingering.add(version)
             if status == 201:
                 held.certain, held.possible = version, set()
                 return
@@ -110,6 +117,8 @@ class Worker:
         held.possible.add(ABSENT)
         for _ in range(RETRIES):
             status, _ = await self._try("DELETE", name)
+            if not status and self.lingering:
+                held.lingering.add(ABSENT)
             if status == 204 or (status == 404 and ABSENT in held.readable):
                 held.certain, held.possible = ABSENT, set()
                 return
@@ -139,6 +148,10 @@ class Worker:
             await trio.sleep(RETRY_PAUSE_S)
         raise WrongAnswer(f"GET {name}: {RETRIES} retries did not cure it: {self.seen}")
 
+    def set_timeout(self, timeout_s: float) -> None:
+        """How long to wait for an answer from now on."""
+        self._client = HttpClient(self.port, {"X-Auth-Token": self.token}, timeout_s)
+
     def interrupted(self) -> None:
         """Whatever was under way has no answer: the connection is gone, what was possible stays so."""
         self._client = HttpClient(self.port, {"X-Auth-Token": self.token})
@@ -157,7 +170,7 @@ class Worker:
                 break
             await trio.sleep(RETRY_PAUSE_S)
         for name, held in self.names.items():
-            if held.possible:
+            if held.possible or held.lingering:
                 continue
             if (held.certain != ABSENT) != (name in listed):
                 raise WrongAnswer(f"{name} is {'not ' * (name not in listed)}listed; version {held.certain}")

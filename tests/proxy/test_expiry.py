@@ -49,11 +49,11 @@ class Time:
         self.now_us = int(second * 1_000_000)
 
 
-@pytest.fixture
-async def cluster() -> AsyncIterator[SmallCluster]:
-    """Six devices and a container."""
+@pytest.fixture(params=[3], ids=[""])
+async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[SmallCluster]:
+    """Devices and a container; three devices are enough for most."""
     with memory_folder() as folder:
-        async with small_cluster(folder) as running:
+        async with small_cluster(folder, request.param) as running:
             await running.store.create_container(ACCOUNT, b"c", {})
             yield running
 
@@ -191,6 +191,7 @@ async def test_the_lock_decides_on_the_newest_metadata(cluster: SmallCluster) ->
     assert row.due_s == DUE_S
 
 
+@pytest.mark.parametrize("cluster", [6], indirect=True)
 async def test_an_overwrite_that_lies_elsewhere_wins(cluster: SmallCluster) -> None:
     """A write that only handoffs and devices that are away have is later than the deletion of what expired here."""
     store, time = cluster.store, Time()
@@ -230,6 +231,7 @@ async def test_an_overwrite_that_lies_elsewhere_wins(cluster: SmallCluster) -> N
     assert await names(store) == [b"x"]
 
 
+@pytest.mark.parametrize("cluster", [6], indirect=True)
 async def test_a_minority_of_devices_may_be_away(cluster: SmallCluster) -> None:
     """With one of the object's devices dead it is deleted; with two it is not, and nothing is lost; later it is."""
     store, time = cluster.store, Time()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 from storage_node.device import DeviceWrite, PutBlob
@@ -9,12 +10,17 @@ from storage_node.operations import (
     CommonPrefix,
     DeleteCatalog,
     DeleteObject,
+    ForgetCatalog,
+    ForgetObject,
+    ForgetRow,
+    JoinCatalog,
     ListRows,
     Locked,
     LockObject,
     PutCatalog,
     PutObject,
     PutRow,
+    RewriteRecord,
     Row,
     Status,
     UnlockObject,
@@ -89,8 +95,22 @@ class Model:
                 return self._delete_catalog(operation)
             case PutRow():
                 return self._put_row(operation)
+            case JoinCatalog():
+                return self._join(operation)
+            case ForgetObject():
+                return self._forget_object(operation)
+            case ForgetRow():
+                return self._forget_row(operation)
+            case ForgetCatalog():
+                return self._forget_catalog(operation)
+            case RewriteRecord():
+                return Written(Status.APPLIED)
             case _:
-                raise NotImplementedError(f"{type(operation).__name__} is tested with the replicator")
+                raise NotImplementedError(type(operation).__name__)
+
+    def copy(self) -> Model:
+        """One that goes its own way from here."""
+        return deepcopy(self)
 
     def _refused(self, hash_: bytes, timestamp: int, lock: int | None) -> Written | None:
         held = self.locks.get(hash_, 0)
@@ -118,7 +138,7 @@ class Model:
             self.objects[operation.hash] = ModelObject(
                 operation.key,
                 operation.timestamp,
-                operation.timestamp,
+                max(operation.timestamp, operation.meta_timestamp),
                 False,
                 operation.meta,
                 data,
@@ -219,6 +239,58 @@ class Model:
             operation.payload,
         )
         return Written(Status.APPLIED, 0 if old is None or old.deleted else old.timestamp)
+
+    def _join(self, operation: JoinCatalog) -> Written:
+        place = (operation.space, operation.hash)
+        found = self.catalogs.setdefault(place, ModelCatalog(operation.key))
+        lives = [(operation.created_timestamp, operation.deleted_timestamp, operation.touched_timestamp)]
+        lives.append((found.created, found.deleted, found.touched))
+        found.deleted = max(deleted for _, deleted, _ in lives)
+        found.touched = max(max(created, touched) for created, _, touched in lives)
+        later = [created for created, _, _ in lives if created > found.deleted]
+        if found.touched > found.deleted:
+            found.created = min(later, default=found.touched)
+        else:
+            found.created = max(created for created, _, _ in lives)
+        items = {**found.meta}
+        for name, (value, timestamp) in operation.meta.items():
+            old_value, old_timestamp = items.get(name, (b"", 0))
+            if (timestamp, value) > (old_timestamp, old_value):
+                items[name] = (value, timestamp)
+        found.meta = {name: item for name, item in items.items() if item[1] > found.deleted} if found.live else {}
+        return Written(Status.APPLIED)
+
+    def _forget_object(self, operation: ForgetObject) -> Written:
+        old = self.objects.get(operation.hash)
+        if old is None:
+            return Written(Status.MISSING)
+        if (old.timestamp, old.meta_timestamp) != (operation.timestamp, operation.meta_timestamp):
+            return Written(Status.NEWER, old.timestamp)
+        del self.objects[operation.hash]
+        return Written(Status.APPLIED)
+
+    def _forget_row(self, operation: ForgetRow) -> Written:
+        found = self.catalogs.get((operation.space, operation.hash))
+        row = found.rows.get(operation.name) if found is not None else None
+        if found is None or row is None:
+            return Written(Status.MISSING)
+        if (row.timestamp, row.sub_timestamp) != (operation.timestamp, operation.sub_timestamp):
+            return Written(Status.NEWER, row.timestamp)
+        del found.rows[operation.name]
+        return Written(Status.APPLIED)
+
+    def _forget_catalog(self, operation: ForgetCatalog) -> Written:
+        place = (operation.space, operation.hash)
+        found = self.catalogs.get(place)
+        if found is None:
+            return Written(Status.MISSING)
+        times = operation.created_timestamp, operation.deleted_timestamp, operation.touched_timestamp
+        if ((found.created, found.deleted, found.touched), found.meta) != (times, operation.meta):
+            return Written(Status.NEWER, max(found.created, found.deleted, found.touched))
+        if found.rows:
+            return Written(Status.NOT_EMPTY, found.created)
+        del self.catalogs[place]
+        return Written(Status.APPLIED)
 
 
 def list_naively(rows: list[Row], query: ListRows) -> tuple[list[Row | CommonPrefix], bool]:

@@ -51,15 +51,18 @@ class Exchange:
     target: str
     _link: _Link
     cut_body: bool = False
-    """Send half of the answer and close: a fault that was ordered."""
+    """Close in the middle, of an upload or of the answer: a fault that was ordered."""
     begun: bool = False
     """Whether the head of the answer is out."""
     cut_after: bool = False
     """Do what is asked and close without an answer."""
 
-    def body(self) -> AsyncIterator[bytes]:
+    async def body(self) -> AsyncIterator[bytes]:
         """The request's body as it comes."""
-        return self._link.body()
+        async for part in self._link.body():
+            yield part
+            if self.cut_body:
+                raise Cut
 
     async def whole_body(self) -> bytes:
         """The request's body. Raises Refused when it is larger than a call may be."""
@@ -93,10 +96,15 @@ class Exchange:
 
     async def write(self, data: bytes) -> None:
         """A part of the body."""
+        if self.cut_body:
+            await self._link.stream.send_all(self._link.part(data)[: len(data) // 2])
+            raise Cut
         await self._link.stream.send_all(self._link.part(data))
 
     async def finish(self) -> None:
         """The end of the body."""
+        if self.cut_after:
+            raise Cut
         data = self._link.end()
         if data:
             await self._link.stream.send_all(data)

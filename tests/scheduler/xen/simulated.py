@@ -139,7 +139,7 @@ async def simulation(
         pool = Pool(
             f"pool{index + 1}",
             clock=time.time,
-            disks=Disks(folder / f"disks{index}"),
+            disks=Disks(folder / "disks"),
             seed=f"seed {index}",
             latencies=latencies,
             account=Account("root", "opensesame"),
@@ -229,6 +229,6 @@ def server_spec(inventory: PoolInventory, server_id: str = "s1", *, host: int = 
     return ServerSpec(**given)
 
 
-def content_of(sim: Simulation, vdi: Row, index: int = 0) -> bytes:
+def content_of(sim: Simulation, vdi: Row) -> bytes:
     """The bytes of a simulated disk."""
-    return (sim.folder / f"disks{index}" / f"{vdi.ref.removeprefix('OpaqueRef:')}.raw").read_bytes()
+    return (sim.folder / "disks" / f"{vdi.ref.removeprefix('OpaqueRef:')}.raw").read_bytes()
