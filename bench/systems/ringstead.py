@@ -31,7 +31,17 @@ class Ringstead(System):
 
     def start(self) -> None:
         """See System."""
-        command = [sys.executable, "-m", "ringstead", "up", "--data", str(self.data), "--port", str(self.port)]
+        command = [
+            sys.executable,
+            "-m",
+            "ringstead",
+            "up",
+            "--data",
+            str(self.data),
+            "--port",
+            str(self.port),
+            "--no-xen",
+        ]
         self.spawn([*command, *self.options], "up", {"PYTHONPATH": str(Path(__file__).resolve().parents[2])})
         self.wait_http("/healthcheck")
         credentials = self._credentials()

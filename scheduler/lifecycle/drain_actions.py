@@ -42,6 +42,8 @@ async def plan_drain(job: Job) -> Outcome:
         if server in failed:
             stranded[server] = reason
         failed.append(server)
+    for pool_id in {job.tools.pools.pool_of_host(host) for host in hosts}:
+        await job.tools.pools.look(pool_id, fresh=True)  # whether a host lives decides how its servers leave it
     requests = await requests_on(job, set(hosts))
     left = {server: request for server, request in requests.items() if server not in stranded}
     moved = int(data.get("moved", 0)) + len(data.get("children", ())) - (len(failed) - len(data.get("failed", ())))

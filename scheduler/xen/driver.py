@@ -100,7 +100,7 @@ class XenPool:
         picture = self._follower.picture
         if fresh or not self._follower.is_current:
             picture = await self._follower.now()
-        await self._follower.probe_all(max_age_s=PROBE_AGE_S_MAX)
+        await self._follower.probe_all(max_age_s=0.0 if fresh else PROBE_AGE_S_MAX)
         await self._ask_memory(picture, fresh)
         hosts = tuple(
             host_facts(
