@@ -229,10 +229,9 @@ class ContainerStore:
     async def head_container(self, account: str, container: bytes) -> ContainerInfo:
         """A container's totals and metadata. Raises NoSuchContainer, Unavailable."""
         catalog, consistency = await self._catalog(CONTAINER, container_key(account, container))
-        if catalog is None or not _live(catalog):
-            raise NoSuchContainer("the container does not exist")
+        info = _visible_container(catalog, consistency)
         self._learn(account, container)
-        return _container_info(catalog, consistency)
+        return info
 
     async def update_container(self, account: str, container: bytes, changes: Mapping[str, str]) -> None:
         """Merge metadata; an empty value removes its item. Raises NoSuchContainer."""
@@ -280,12 +279,11 @@ class ContainerStore:
         """A page of a container's objects. Raises NoSuchContainer."""
         key = container_key(account, container)
         catalog, consistency, rows, truncated = await self._rows(CONTAINER, key, query)
-        if catalog is None or not _live(catalog):
-            raise NoSuchContainer("the container does not exist")
+        info = _visible_container(catalog, consistency)
         items = tuple(ListedPrefix(row.prefix) if isinstance(row, CommonPrefix) else listed_object(row) for row in rows)
         last = rows[-1] if rows else None
         marker = b"" if last is None else last.prefix if isinstance(last, CommonPrefix) else last.name
-        return ObjectListing(_container_info(catalog, consistency), items, truncated, marker)
+        return ObjectListing(info, items, truncated, marker)
 
     async def list_rows(self, space: int, key: bytes, query: ListQuery) -> Sequence[Row]:
         """The plain rows of a page of a catalog's listing; none where there is no such catalog. Raises Unavailable."""
@@ -336,13 +334,13 @@ class ContainerStore:
         """
         key = container_key(account, container)
         catalog, consistency = await self._catalog(CONTAINER, key)
-        if catalog is None or not _live(catalog):
-            raise NoSuchContainer("the container does not exist")
+        _visible_container(catalog, consistency)
+        assert catalog is not None
         copy = PutCatalog(CONTAINER, placement.hash, key, catalog.created_timestamp, catalog.meta, True)
         await write(self.cluster, placement, copy, _ROW_SUCCESS)
         result = await write(self.cluster, placement, row, _ROW_SUCCESS)
         if result.applied < placement.need:
-            if Status.NO_CATALOG in result.statuses:
+            if Status.NO_CATALOG in result.statuses and not consistency.degraded:
                 raise NoSuchContainer("the container does not exist")
             raise shortage(result.statuses, result.detail, result.applied, placement.need)
         return result.degraded or consistency.degraded
@@ -501,6 +499,8 @@ def _metadata(catalog: Catalog) -> Metadata:
 
 def _visible_account(account: str, catalog: Catalog | None, consistency: Consistency) -> AccountInfo:
     """What a client may see of an account. Raises NoSuchAccount, AccountDeleted."""
+    if catalog is None and consistency.degraded:
+        raise Unavailable("too few devices that should know this account answer; retry")
     if catalog is None or not _live(catalog):
         raise NoSuchAccount(f"account {account} does not exist")
     info = _account_info(catalog, consistency)
@@ -518,6 +518,19 @@ def _account_info(catalog: Catalog, consistency: Consistency) -> AccountInfo:
         _metadata(catalog),
         consistency,
     )
+
+
+def _visible_container(catalog: Catalog | None, consistency: Consistency) -> ContainerInfo:
+    """What a client may see of a container. Raises NoSuchContainer, Unavailable.
+
+    That nobody has heard of it says that it is not there only where a majority of its own devices was asked: a write that
+    is refused because of handoffs that know nothing would take with it what it replaced.
+    """
+    if catalog is None and consistency.degraded:
+        raise Unavailable("too few devices that should know this container answer; retry")
+    if catalog is None or not _live(catalog):
+        raise NoSuchContainer("the container does not exist")
+    return _container_info(catalog, consistency)
 
 
 def _container_info(catalog: Catalog, consistency: Consistency) -> ContainerInfo:

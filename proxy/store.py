@@ -27,7 +27,7 @@ Invariants:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import trio
@@ -37,7 +37,7 @@ from proxy.conditions import check_copy_source, check_read, check_write
 from proxy.containers import ContainerStore, container_key, split_object_key
 from proxy.dynamic import DLO, assembled
 from proxy.entry import object_info, pack_manifest, pack_meta, row_payload, unpack_manifest
-from proxy.expiry_queue import ExpiryQueue, delete_at_of
+from proxy.expiry_queue import DELETE_AT, ExpiryQueue, delete_at_of
 from proxy.late_rows import LateRows
 from proxy.leavings import Leavings
 from proxy.locking import Hold, hold_object
@@ -72,6 +72,7 @@ from storage_node.operations import (
     Status,
     UpdateObject,
 )
+from storage_node.timestamp import wall_clock_us
 
 _DEGRADED = Consistency(degraded=True)
 _TOMBSTONE_SUCCESS = frozenset((Status.APPLIED, Status.MISSING))
@@ -128,10 +129,11 @@ class OpenObject:
 
 
 class ObjectStore(ContainerStore):
-    """Accounts, containers and objects of one cluster."""
+    """Accounts, containers and objects of one cluster. `now_us` is the wall clock, in microseconds."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, now_us: Callable[[], int] = wall_clock_us) -> None:
         super().__init__(cluster)
+        self._now_us = now_us
         self.expiry_queue = ExpiryQueue(self)
         self.late_rows = LateRows(self)
         self.leavings = Leavings(self)
@@ -150,6 +152,7 @@ class ObjectStore(ContainerStore):
         """What there is. Raises NoSuchObject, NoSuchContainer, NotModified, PreconditionFailed, Unavailable."""
         version = await find_version(self.cluster, ObjectName(account, container, name).key, data=False, newest=newest)
         info = await self._describe(account, container, version, raw_manifest)
+        self._check_time(info)
         if conditions:
             check_read(conditions, info)
         return info
@@ -166,11 +169,19 @@ class ObjectStore(ContainerStore):
         """An object to be read; with `raw_manifest` the packed manifest itself. Raises as `head_object`."""
         version = await find_version(self.cluster, ObjectName(account, container, name).key, data=True, newest=newest)
         info = await self._describe(account, container, version, raw_manifest)
+        self._check_time(info)
         if conditions:
             check_read(conditions, info)
         assert version.entry is not None
         small = version.data if info.manifest is None else None
         return OpenObject(self, version, info, small)
+
+    def _check_time(self, info: ObjectInfo) -> None:
+        """Raise NoSuchObject for what has expired: the expirer may not have been there yet."""
+        if DELETE_AT in info.metadata:
+            due_s = delete_at_of(info.metadata)
+            if due_s is not None and due_s * 1_000_000 <= self._now_us():
+                raise NoSuchObject("the object has expired")
 
     async def _describe(self, account: str, container: bytes, version: Version, raw_manifest: bool) -> ObjectInfo:
         entry = version.entry

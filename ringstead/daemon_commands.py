@@ -39,8 +39,8 @@ _ACTIONS: Final = ("show", "pause", "resume", "rate")
 def daemon(name: str, action: str, values: tuple[str, ...], data: Path, config: Path | None, as_json: bool) -> None:
     """Show the daemons of this node; pause, resume and slow them.
 
-    NAME is replicator, auditor, updater, expirer or reclaimer; `list` shows all. `rate 16MiB` sets a daemon's first rate,
-    `rate entries_per_s 500` another, `rate default` lets all of them be what the settings say.
+    NAME is replicator, auditor, updater, expirer, reaper or reclaimer; `list` shows all. `rate 16MiB` sets a daemon's
+    first rate, `rate entries_per_s 500` another, `rate default` lets all of them be what the settings say.
     """
     from ringstead.daemon_output import daemon_lines, daemon_table
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from proxy.containers import CONTAINER
+from proxy.containers import CONTAINER, container_key
 from proxy.entry import row_payload
 from proxy.model import (
     BadDigest,
@@ -411,3 +411,47 @@ async def test_a_request_that_is_cancelled_lists_what_it_has_written(cluster: Sm
         await trio.lowlevel.checkpoint()
     assert scope.cancelled_caught
     assert await names(store) == []
+
+
+async def test_what_has_expired_is_gone_for_readers(cluster: SmallCluster) -> None:
+    """Before the expirer has been there: GET, HEAD and copies find nothing from the very second on."""
+    second = 2_000_000_000
+    await put(cluster.store, b"x", b"data", metadata={"delete-at": str(second)})
+    now_us = second * 1_000_000 - 1
+    store = ObjectStore(cluster.cluster, lambda: now_us)
+    assert await get(store, b"x") == b"data"
+    assert (await store.head_object(ACCOUNT, b"c", b"x")).size_bytes == 4
+    now_us += 1
+    for attempt in (store.head_object, store.open_object):
+        with pytest.raises(NoSuchObject):
+            await attempt(ACCOUNT, b"c", b"x")
+    with pytest.raises(NoSuchObject):
+        await store.copy_object(ObjectName(ACCOUNT, b"c", b"x"), Conditions(), ObjectName(ACCOUNT, b"c", b"y"))
+    await put(store, b"x", b"again")
+    assert await get(store, b"x") == b"again"
+
+
+async def test_a_container_that_nobody_can_be_asked_about_is_no_missing_one(cluster: SmallCluster) -> None:
+    """With all devices of a container away a PUT is refused as unavailable, not because there is no container, and what it
+    would have replaced is still there."""
+    store = cluster.store
+    key = container_key(ACCOUNT, b"c")
+    home = cluster.primaries(key)
+    await put(store, b"x", b"old")
+    for node in home:
+        cluster.cluster.replicas[node.ring_device.id].reader = None  # as on another machine
+        await node.stop()
+    await cluster.until_connected(connected=False, nodes=home)
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await put(store, b"x", b"newer")
+        store.forget_container(ACCOUNT, b"c")
+    for ask in (store.head_container, store.ensure_container):
+        with pytest.raises(Unavailable):
+            await ask(ACCOUNT, b"c")
+    with pytest.raises(Unavailable):
+        await store.list_objects(ACCOUNT, b"c", ListQuery())
+    for node in home:
+        await node.start()
+    await cluster.until_connected(connected=True, nodes=home)
+    assert await get(store, b"x") in (b"old", b"newer")
