@@ -8,13 +8,15 @@ STAMP := $(VENV)/.ringstead-setup
 PACKAGES := ring storage_node replicator proxy scheduler ringstead
 SOURCES := $(wildcard $(PACKAGES) tests bench)
 ARGS ?=
+SEED ?= 1
 
-.PHONY: help setup run test long check lock clean bench
+.PHONY: help setup run test long sim check lock clean bench
 
 help:
 	@echo "make run [ARGS=…]    a cluster on this machine (ARGS go to \`ringstead up\`)"
 	@echo "make test [ARGS=…]   the tests (ARGS go to pytest)"
 	@echo "make long            client and fault tests at full size"
+	@echo "make sim SEED=… [COUNT=…]  a whole cluster on a virtual clock, with faults, from a seed"
 	@echo "make check           ruff and mypy"
 	@echo "make bench [ARGS=…]  the benchmarks"
 	@echo "make setup           the virtual environment, from the lock file (the others do it)"
@@ -41,6 +43,10 @@ test: $(STAMP)
 # The whole tree for every client, 5 GiB for the large object: the better part of an hour on two cores.
 long: $(STAMP)
 	RINGSTEAD_TREE_FILES=5000 RINGSTEAD_LARGE_OBJECT_MIB=5120 $(BIN)/python -m pytest tests/clients tests/faults $(ARGS)
+
+# Each seed is a few virtual minutes and a second or two; PROCESSES=2 uses two processors.
+sim: $(STAMP)
+	@PYTHONHASHSEED=0 $(BIN)/python -m tests.sim $(SEED) $(COUNT) $(if $(PROCESSES),--processes $(PROCESSES)) $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check $(SOURCES)

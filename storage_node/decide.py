@@ -32,6 +32,7 @@ from storage_node.operations import (
     KEY_BYTES_MAX,
     META_BYTES_MAX,
     ROW_NAME_BYTES_MAX,
+    SMALL_BYTES_MAX,
     DeleteCatalog,
     DeleteObject,
     ForgetCatalog,
@@ -209,7 +210,7 @@ class Decider(Installer):
 
     def _put_object(self, operation: PutObject) -> Written:
         hash_, key, timestamp, meta, data, manifest, lock, meta_timestamp = operation
-        if len(data) > self._settings.inline_bytes_max:
+        if len(data) > max(SMALL_BYTES_MAX, self._settings.inline_bytes_max):
             return Written(Status.REFUSED, detail=f"{len(data)} bytes of data in a PutObject")
         flags = FLAG_MANIFEST if manifest else 0
         return self._put(hash_, key, timestamp, meta_timestamp, meta, flags, lock, OBJECT, len(data), data, 0)

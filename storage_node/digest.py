@@ -29,6 +29,8 @@ DIGEST_BYTES = 16
 CHUNK_BUCKETS = 64
 """Buckets that are stored as one value in the index: 1 KiB."""
 CHUNK_COUNT = BUCKET_COUNT // CHUNK_BUCKETS
+FOLDS_MAX = 16
+"""Answers that are kept until the next change."""
 _CHUNK_WORDS = CHUNK_BUCKETS * 2
 _MASK = (1 << 64) - 1
 
@@ -54,11 +56,13 @@ def catalog_digest(hash_: bytes, created: int, deleted: int, rows: int, meta: by
 class DigestTable:
     """The buckets of one space, and which chunks of them changed since `clean()`."""
 
-    __slots__ = ("changed", "words")
+    __slots__ = ("_folds", "changed", "words")
 
     def __init__(self) -> None:
         self.words = array("Q", bytes(BUCKET_COUNT * DIGEST_BYTES))
         self.changed: set[int] = set()
+        self._folds: dict[tuple[int, int, int], tuple[bytes, ...]] = {}
+        """What was folded since the last change: every replicator of a cluster asks for the same."""
 
     def toggle(self, bucket: int, digest: int) -> None:
         """XOR `digest` into a bucket: both how an entry goes in and how it goes out."""
@@ -66,6 +70,8 @@ class DigestTable:
         words = self.words
         words[index] ^= digest >> 64
         words[index + 1] ^= digest & _MASK
+        if self._folds:
+            self._folds.clear()
         self.changed.add(bucket >> 6)
 
     def load_chunk(self, chunk: int, stored: bytes) -> None:
@@ -73,6 +79,7 @@ class DigestTable:
         if not 0 <= chunk < CHUNK_COUNT or len(stored) != CHUNK_BUCKETS * DIGEST_BYTES:
             raise ValueError(f"digest chunk {chunk} of {len(stored)} bytes")
         self.words[chunk * _CHUNK_WORDS : (chunk + 1) * _CHUNK_WORDS] = array("Q", stored)
+        self._folds.clear()
 
     def snapshot(self) -> list[tuple[int, bytes]]:
         """The chunks that changed since the last snapshot, as they are now."""
@@ -85,10 +92,17 @@ class DigestTable:
 
     def fold(self, bits: int, prefix: int, fan_out_bits: int) -> tuple[bytes, ...]:
         """One digest for each continuation by `fan_out_bits` of a prefix; both together are at most BUCKET_BITS."""
+        asked = (bits, prefix, fan_out_bits)
+        known = self._folds.get(asked)
+        if known is not None:
+            return known
         below = BUCKET_BITS - bits
         part = memoryview(self.words).cast("B")[prefix << below << 4 : (prefix + 1) << below << 4]
         length = len(part) >> fan_out_bits
-        return tuple(_xor_all(part[at : at + length]) for at in range(0, len(part), length))
+        found = tuple(_xor_all(part[at : at + length]) for at in range(0, len(part), length))
+        if len(self._folds) < FOLDS_MAX:
+            self._folds[asked] = found
+        return found
 
 
 def _xor_all(buckets: memoryview) -> bytes:

@@ -205,15 +205,18 @@ class StorageServer:
                 for name in self._committers:
                     engine.start_soon(self._commit, name)
                 try:
-                    await engine.start(self._run_hub)
+                    with trio.CancelScope(shield=True):  # a hub that has not quite started would not hear of the end
+                        await engine.start(self._run_hub)
                     await self._serve_front(engine, task_status)
                 finally:
                     self._engine = self._front = None
-                    await self._drain()
-                    for committer in self._committers.values():
-                        committer.stop()
-                    self._hub_scope.cancel()
-                    engine.cancel_scope.cancel()
+                    try:
+                        await self._drain()
+                    finally:
+                        for committer in self._committers.values():
+                            committer.stop()
+                        self._hub_scope.cancel()
+                        engine.cancel_scope.cancel()
         finally:
             for door in self._doors:
                 door.close()
