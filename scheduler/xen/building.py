@@ -61,7 +61,9 @@ class Building:
         for nic in spec.nics:
             context.network(picture, nic.network)
         template = self._template(picture, spec.template) if spec.template else None
+        disks: list[str] = []
         async with undoing() as undo:
+            undo.push(f"disks of server {spec.server_id}", lambda: self._disks.destroy_unfinished(disks))
             undo.push(
                 f"the unfinished server {spec.server_id}", lambda: self._servers.remove(spec.server_id, spec.build)
             )
@@ -71,7 +73,7 @@ class Building:
                 made = await self._from_template(picture, spec, template, srs[spec.root.disk_id], progress)
             await self._shape(made, spec, host_ref)
             await self._interfaces(made, spec, picture)
-            await self._fill(made, spec, srs, progress)
+            await self._fill(made, spec, srs, disks, progress)
             await self._finish(spec)
             undo.forget()
         progress(1.0)
@@ -124,6 +126,7 @@ class Building:
             else:
                 vm = await context.task("VM.clone", source, name)
         except NoAnswer:
+            await context.quiet("VM", source)  # it may be cloning still
             vm = self._begun(await context.now(), spec)
         # What the template would have `provision` make is made here, with tags; and tags of ours on a template are
         # none.
@@ -183,8 +186,8 @@ class Building:
         picture = await self._context.now()
         return {text(vif, "device") for vif in picture.table("VIF").values() if text(vif, "VM") == vm}
 
-    async def _fill(self, vm: str, spec: ServerSpec, srs: dict[str, str], progress: Progress) -> None:
-        """Its disks: those that came with the template are taken over, the others made."""
+    async def _fill(self, vm: str, spec: ServerSpec, srs: dict[str, str], made: list[str], progress: Progress) -> None:
+        """Its disks: those that came with the template are taken over, the others made, and noted in `made`."""
         wanted: list[DiskSpec] = [spec.root, *spec.disks]
         inherited = await self._own_disks(vm)
         if inherited:
@@ -199,6 +202,7 @@ class Building:
                 spec.server_id,
                 lambda done, before=index: progress((before + done) / (len(wanted) + 1)),  # type: ignore[misc]
                 keep_mark=True,
+                made=made,
             )
             await self._attachments.create(vm, vdi, bootable=disk is spec.root)
 

@@ -152,12 +152,19 @@ class Context:
         config = {str(key): str(value) for key, value in now.items()} if isinstance(now, dict) else {}
         for key in (*drop, *wanted):
             if key in config and config[key] != wanted.get(key):
-                await self.call(f"{class_name}.remove_from_other_config", ref, key)
+                await self._remove_tag(class_name, ref, key)
                 del config[key]
         for key, value in wanted.items():
             if key not in config:
                 try:
                     await self.call(f"{class_name}.add_to_other_config", ref, key, value)
                 except NoAnswer:
-                    await self.call(f"{class_name}.remove_from_other_config", ref, key)
+                    await self._remove_tag(class_name, ref, key)
                     await self.call(f"{class_name}.add_to_other_config", ref, key, value)
+
+    async def _remove_tag(self, class_name: str, ref: str, key: str) -> None:
+        """Removing what is not there is no error in XenAPI, so this can be said twice."""
+        try:
+            await self.call(f"{class_name}.remove_from_other_config", ref, key)
+        except NoAnswer:
+            await self.call(f"{class_name}.remove_from_other_config", ref, key)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from scheduler.hypervisor import DiskSpec, Gone, ImageSource, Progress, Refused, WrongState
+from scheduler.hypervisor import DiskSpec, Gone, HypervisorError, ImageSource, Progress, Refused, TryAgain, WrongState
 from scheduler.xen import tags
 from scheduler.xen.context import Context
 from scheduler.xen.errors import NoAnswer
@@ -46,9 +46,19 @@ class Disks:
             raise Refused(f"disk {spec.disk_id} is to have {spec.size_bytes} bytes; {what} has {needed}")
 
     async def make(
-        self, spec: DiskSpec, sr: str, server_id: str = "", progress: Progress = nothing, *, keep_mark: bool = False
+        self,
+        spec: DiskSpec,
+        sr: str,
+        server_id: str = "",
+        progress: Progress = nothing,
+        *,
+        keep_mark: bool = False,
+        made: list[str] | None = None,
     ) -> str:
-        """Make and fill a disk on an SR; its reference. With `keep_mark` it stays marked unfinished."""
+        """Make and fill a disk on an SR; its reference, which is noted in `made` as soon as there is one.
+
+        With `keep_mark` it stays marked unfinished.
+        """
         size = spec.size_bytes
         if spec.image is not None:
             size = max(size, disk_bytes(await head_of(spec.image), spec.image.size_bytes, spec.image.format))
@@ -57,6 +67,8 @@ class Disks:
             source, record = self._context.disk(await self._context.now(), spec.copy_of)
             size = max(size, number(record, "virtual_size"))
         ref = await self._create(spec, size, sr, tags.for_disk(self._context.cluster, spec.disk_id, server_id))
+        if made is not None:
+            made.append(ref)
         if spec.image is not None:
             await self._transfers.put(ref, spec.image, progress)
         elif source:
@@ -100,16 +112,29 @@ class Disks:
                 await self._destroy_one(ref)
             except Gone:
                 continue
-            except (WrongState, Refused, NoAnswer) as error:
+            except HypervisorError as error:
                 problem = error
         if problem is not None:
             raise problem
+
+    async def destroy_unfinished(self, found: Iterable[str]) -> None:
+        """Destroy those VDIs that are marked unfinished still."""
+        picture = await self._context.now()
+        marked = [(ref, picture.record("VDI", ref)) for ref in found]
+        await self.destroy(
+            ref for ref, vdi in marked if vdi is not None and tags.is_unfinished(vdi, self._context.cluster)
+        )
 
     async def _destroy_one(self, ref: str) -> None:
         async def act() -> None:
             await self._context.task("VDI.destroy", ref)
 
-        await self._context.settle("VDI", ref, act, lambda _record: False)
+        try:
+            await self._context.settle("VDI", ref, act, lambda _record: False)
+        except (TryAgain, WrongState):
+            # An import or copy that broke off may be ending only now.
+            await self._context.quiet("VDI", ref)
+            await self._context.settle("VDI", ref, act, lambda _record: False)
 
     def owned_by(self, picture: Picture, server_id: str) -> list[str]:
         """The VDIs that go with a server: its own, and their snapshots in its snapshots. Never a volume."""

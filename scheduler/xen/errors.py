@@ -18,6 +18,7 @@ Codes: the XenAPI datamodel, https://xapi-project.github.io/new-docs/xen-api/ .
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from scheduler.hypervisor import (
@@ -223,18 +224,24 @@ def class_of(code: str) -> type[HypervisorError]:
     return known or CallFailed
 
 
+def without_secrets(text: str) -> str:
+    """A text of somebody else's that may quote a URL with a session in it, without the session."""
+    return SESSION.sub("session_id=***", text)
+
+
 def failure(details: Sequence[object], pool: str) -> HypervisorError:
     """The exception for an `ErrorDescription` as XenAPI sends it: a code and its parameters, all strings."""
     code, *params = [str(item)[:PARAM_CHARS_MAX] for item in details] or ["INTERNAL_ERROR"]
     kind = class_of(code)
-    if kind is SessionLost:
+    if kind is SessionLost or params[:1] == ["session"]:
         params = []  # the parameter is the session, which is as good as the password
-    shown = ", ".join(param for param in params if param)
+    shown = without_secrets(", ".join(param for param in params if param))
     message = f"pool {pool}: {code}" + (f" ({shown})" if shown else "")
     if kind is WrongMaster:
         return WrongMaster(message, code, params[0] if params else "")
     return kind(message, code)
 
 
+SESSION = re.compile(r"session_id=[^&\s'\"]*")
 PARAM_CHARS_MAX = 500
 """Of each parameter: some carry whole logs of a storage plug-in."""

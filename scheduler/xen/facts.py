@@ -7,6 +7,7 @@ should not know is left out here: control domains, templates, SRs that hold no d
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from scheduler.hypervisor import (
@@ -24,6 +25,7 @@ from scheduler.xen.picture import Picture
 from scheduler.xen.tags import Record
 
 NULL = "OpaqueRef:NULL"
+WHOLE = re.compile(r"-?[0-9]{1,19}")
 DISKLESS_SR_TYPES = frozenset({"iso", "udev"})
 _POWER = {
     "Halted": PowerState.HALTED,
@@ -43,7 +45,7 @@ def number(record: Record | None, name: str) -> int:
     """A whole number; 0 if it is not there. SRs that do not know a size say -1, which is 0 as well."""
     value = record.get(name) if record is not None else None
     if isinstance(value, str):
-        value = int(value) if value.lstrip("-").isdigit() else 0
+        value = int(value) if WHOLE.fullmatch(value) else 0
     return max(value, 0) if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
@@ -109,7 +111,7 @@ def host_facts(picture: Picture, ref: str, host: Record, *, free_bytes: int, liv
         memory_total_bytes=number(metrics, "memory_total"),
         memory_free_bytes=free_bytes,
         memory_overhead_bytes=number(host, "memory_overhead"),
-        vcpu_count=int(cpu) if cpu.isdigit() else len(refs(host, "host_CPUs")),
+        vcpu_count=int(cpu) if WHOLE.fullmatch(cpu) else len(refs(host, "host_CPUs")),
         enabled=host.get("enabled") is True,
         live=live,
         is_master=ref in masters,

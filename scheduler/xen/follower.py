@@ -154,7 +154,7 @@ class Follower:
                         list(CLASSES),
                         asked_with,
                         LONG_POLL_S if asked_with and self.trouble is None else 0.0,
-                        timeout_s=LONG_POLL_S + self._session.settings.call_timeout_s,
+                        timeout_s=self._session.settings.call_timeout_s + (LONG_POLL_S if asked_with else 0.0),
                     )
                     self._take(batch, asked_with)
                     self.trouble, wait_s = None, RETRY_S_MIN

@@ -69,7 +69,7 @@ class Picture:
         for key, count in counts.items():
             name = _BY_LOWER.get(str(key).lower())
             # Tasks come and go by the second, and pools do not always count them in the same instant.
-            if name is not None and name != "task" and str(count).isdigit() and int(count) != len(self.tables[name]):
+            if name is not None and name != "task" and str(count).isdecimal() and int(count) != len(self.tables[name]):
                 raise Miscounted(f"{count} objects of class {name} at the pool, {len(self.tables[name])} here")
 
 

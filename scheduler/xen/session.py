@@ -319,7 +319,8 @@ class PoolSession:
     async def _attempts(
         self, worker: Worker, method: str, args: tuple[Any, ...], timeout_s: float, limit: trio.CapacityLimiter
     ) -> tuple[Worker, Any]:
-        """A call, repeated once within its time if it only reads and no answer came; the worker is idle again afterwards."""
+        """A call, repeated once within its time if it only reads and no answer came; the worker is idle again
+        afterwards."""
         deadline = trio.current_time() + timeout_s
         try:
             return await self._in_thread(worker, method, args, timeout_s, limit)

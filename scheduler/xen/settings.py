@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+HOST = re.compile(r"[A-Za-z0-9._:%-]{1,255}")
 FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
@@ -25,6 +26,10 @@ class Address:
     scheme: str
     host: str
     port: int
+
+    def __post_init__(self) -> None:
+        if not HOST.fullmatch(self.host):
+            raise BadPoolSettings(f"{self.host[:80]!r} is no name or address of a host")
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.netloc}"

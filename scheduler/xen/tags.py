@@ -70,7 +70,7 @@ def build_of(vm: Record, cluster: str) -> int:
     """The build that made a VM."""
     born = _birth(vm, cluster)
     text = born[3] if born is not None else _own(vm, cluster).get(BUILD, "")
-    return int(text) if text.isdigit() else 0
+    return int(text) if re.fullmatch(r"[0-9]{1,19}", text) else 0
 
 
 def snapshot_of_server(vm: Record, cluster: str) -> str:

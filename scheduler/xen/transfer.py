@@ -18,8 +18,8 @@ from __future__ import annotations
 import http.client
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 
@@ -28,7 +28,7 @@ import trio
 from scheduler.hypervisor import HypervisorError, ImageFormat, ImageSource, Progress, Refused, Unreachable
 from scheduler.xen.connection import HostConnection
 from scheduler.xen.context import Context
-from scheduler.xen.errors import CallFailed, NoAnswer, NotPermitted, failure
+from scheduler.xen.errors import CallFailed, NoAnswer, NotPermitted, failure, without_secrets
 from scheduler.xen.facts import text
 from scheduler.xen.settings import Address, BadPoolSettings
 from scheduler.xen.tasks import nothing
@@ -36,6 +36,11 @@ from scheduler.xen.tasks import nothing
 Result = TypeVar("Result")
 PIECE_BYTES = 1 << 20
 STALL_S = 60.0
+GRACE_S = 2.0
+"""What a step gets beyond STALL_S before its connection is shut down from outside."""
+SLOWEST_BYTES_PER_S = 256 << 10
+START_S_MAX = 600.0
+"""A transfer as a whole may take START_S_MAX and its size at SLOWEST_BYTES_PER_S: a trickle is a stall, too."""
 REDIRECTS_MAX = 3
 VERDICT_S_MAX = 300.0
 """How long a pool may take to finish its task after the last byte: it flushes to the SR."""
@@ -141,7 +146,7 @@ class Transfers:
         Raises Refused if the pool says that the image is none, NextSr if the SR fills up, NoAnswer when the outcome
         is unknown.
         """
-        async with self._task("import") as task:
+        async with self._task("import") as task, self._in_time(source.size_bytes):
             base, query = await self._target(vdi, source.format, task)
             address, target = base, f"/import_raw_vdi?{query}"
             for _ in range(REDIRECTS_MAX + 1):
@@ -175,16 +180,27 @@ class Transfers:
                         address, target = self._redirect(base, to.location)
                 else:
                     raise NoAnswer(f"pool {self._context.name}: its hosts send an export in a circle")
-                yield self._pieces(wire, task, length)
+                async with aclosing(self._pieces(wire, task, length)) as pieces:
+                    yield pieces
             finally:
                 if wire is not None:
                     wire.abort()
                     await self._close(wire)
 
-    async def _pieces(self, wire: Wire, task: str, length: int | None) -> AsyncIterator[bytes]:
-        seen = 0
+    @asynccontextmanager
+    async def _in_time(self, size_bytes: int) -> AsyncIterator[None]:
+        try:
+            with trio.fail_after(START_S_MAX + size_bytes / SLOWEST_BYTES_PER_S):
+                yield
+        except trio.TooSlowError:
+            raise NoAnswer(f"pool {self._context.name}: a transfer of {size_bytes} bytes is too slow") from None
+
+    async def _pieces(self, wire: Wire, task: str, length: int | None) -> AsyncGenerator[bytes, None]:
+        seen, began = 0, trio.current_time()
         while piece := await self._do(wire, wire.read):
             seen += len(piece)
+            if trio.current_time() - began > START_S_MAX + seen / SLOWEST_BYTES_PER_S:
+                raise NoAnswer(f"pool {self._context.name}: an export is too slow")
             yield piece
         if length is not None and seen != length:
             raise NoAnswer(f"pool {self._context.name}: an export broke off after {seen} of {length} bytes")
@@ -225,9 +241,14 @@ class Transfers:
     async def _do(self, wire: Wire, step: Callable[..., Result], *args: Any) -> Result:
         """One blocking step in a thread. Raises NoAnswer, PoolUnreachable, CertificateRefused."""
         try:
-            return await trio.to_thread.run_sync(step, *args, abandon_on_cancel=True, limiter=self._limit)
+            with trio.fail_after(STALL_S + GRACE_S):
+                return await trio.to_thread.run_sync(step, *args, abandon_on_cancel=True, limiter=self._limit)
+        except trio.TooSlowError:
+            wire.abort()
+            raise NoAnswer(f"pool {self._context.name}: a transfer stands still") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise NoAnswer(f"pool {self._context.name}: a transfer broke off: {error!r:.200}") from None
+            what = without_secrets(f"{error!r:.200}")
+            raise NoAnswer(f"pool {self._context.name}: a transfer broke off: {what}") from None
         except trio.Cancelled:
             wire.abort()
             raise

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
+import tracemalloc
+from collections.abc import AsyncIterator
+from pathlib import Path
+
 import pytest
 import trio
+import trustme
 
 from scheduler.hypervisor import (
     DiskSpec,
@@ -20,7 +26,18 @@ from scheduler.hypervisor import (
 )
 from scheduler.xen import attachments, transfer
 from scheduler.xen.driver import XenPool
-from tests.scheduler.xen.simulated import GIB, MIB, Image, Simulation, content_of, local_sr, server_spec, shared_sr
+from tests.scheduler.xen.simulated import (
+    GIB,
+    MIB,
+    Image,
+    Simulation,
+    content_of,
+    driving,
+    local_sr,
+    server_spec,
+    shared_sr,
+    simulation,
+)
 
 
 async def volume(pool: XenPool, inventory: PoolInventory, disk_id: str = "v1", size: int = 8 * MIB) -> None:
@@ -287,3 +304,60 @@ async def test_a_disk_under_a_running_server_is_not_exported(pool: XenPool) -> N
     await pool.snapshot_disk("s1-root", "still", "image")
     assert len(await exported(pool, "still")) == 64 * MIB
     await pool.delete_disk("still")
+
+
+async def test_a_redirect_out_of_the_pool_is_not_followed(sim: Simulation, pool: XenPool) -> None:
+    """It carries the session: whoever is not a host of the pool does not get it."""
+    inventory = await pool.inventory()
+    sim.pool().urls[sim.host(1).ref] = f"http://127.0.77.7:{sim.port}"
+    sr = local_sr(inventory, inventory.hosts[1]).uuid
+    with pytest.raises(Refused, match="no host of it"):
+        await pool.create_disk(DiskSpec("v1", "x", MIB, sr, Image(bytes(MIB))))
+    assert sim.disks() == []
+
+
+async def test_over_tls(tmp_path: Path) -> None:
+    """The same with certificates: import through a redirect, export, the early answer of an upload."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.10.1", "127.0.10.2").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    async with (
+        simulation(tmp_path, context=context) as sim,
+        driving(sim.xen_pool(ca_file=str(tmp_path / "ca.pem"))) as pool,
+    ):
+        inventory = await pool.inventory()
+        assert [host.live for host in inventory.hosts] == [True, True]
+        sr = local_sr(inventory, inventory.hosts[1]).uuid
+        content = bytes(range(256)) * 4096 * 8
+        await pool.create_disk(DiskSpec("v1", "a", 8 * MIB, sr, Image(content)))
+        assert await exported(pool, "v1") == content
+        await running(pool, inventory)
+        await pool.destroy_server("s1")
+
+
+async def test_memory_stays_bounded(pool: XenPool, sim: Simulation) -> None:
+    """A piece at a time: an image much larger than what it costs to carry."""
+    inventory = await pool.inventory()
+
+    class Endless(Image):
+        size_bytes = 96 * MIB
+        held = 0
+
+        async def _pieces(self) -> AsyncIterator[bytes]:
+            piece = bytes(MIB)
+            for _ in range(96):
+                yield piece
+
+    tracemalloc.start()
+    try:
+        await pool.create_disk(DiskSpec("v1", "x", 96 * MIB, shared_sr(inventory).uuid, Endless(b"")))
+        async with pool.export_disk("v1", "raw") as pieces:
+            seen = 0
+            async for piece in pieces:
+                seen += len(piece)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert seen == 96 * MIB
+    assert peak < 24 * MIB
