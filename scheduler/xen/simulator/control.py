@@ -27,8 +27,7 @@ async def handle(site: Site, server: Server, exchange: Exchange) -> None:
     parts = [part for part in exchange.path.removeprefix(PREFIX).split("/") if part]
     wish = await _wish(exchange)
     result = _route(site, exchange.method, parts, wish)
-    for pool in site.pools:
-        server.settle(pool)
+    server.settle()
     await exchange.answer(200, orjson.dumps(result, option=orjson.OPT_APPEND_NEWLINE), "application/json")
 
 

@@ -16,7 +16,6 @@ from types import GeneratorType
 from typing import Any, Final
 
 import scheduler.xen.simulator.calls as calls_package
-from scheduler.xen.simulator.allowed import refresh
 from scheduler.xen.simulator.calls.session import find_session, log_in
 from scheduler.xen.simulator.database import Row
 from scheduler.xen.simulator.failure import Failure
@@ -67,11 +66,11 @@ def serve(pool: Pool, host: Row, method: str, arguments: Sequence[Any], site: An
 
     Raises the Failure to answer with.
     """
-    pool.jobs.run_due(pool.clock())
+    site.run_due(pool.clock())
     try:
         return _serve(pool, host, method, arguments, site)
     finally:
-        refresh(pool)
+        site.refresh()
 
 
 def _serve(pool: Pool, host: Row, method: str, arguments: Sequence[Any], site: Any) -> Any:

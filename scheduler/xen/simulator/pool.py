@@ -182,18 +182,19 @@ class Call:
             yield
 
     @contextlib.contextmanager
-    def marking(self, row: Row, operation: str) -> Iterator[None]:
-        """As `doing`, where the object's consent is already had."""
+    def marking(self, row: Row, operation: str, database: Database | None = None) -> Iterator[None]:
+        """As `doing`, where the object's consent is already had; another pool's object with its database."""
+        database = database or self.database
         key = self.operation
         while key in row["current_operations"]:
             key += "+"
-        self.database.set(row, current_operations={**row["current_operations"], key: operation})
+        database.set(row, current_operations={**row["current_operations"], key: operation})
         try:
             yield
         finally:
-            if self.database.find(row.cls, row.ref) is row:
+            if database.find(row.cls, row.ref) is row:
                 rest = {name: what for name, what in row["current_operations"].items() if name != key}
-                self.database.set(row, current_operations=rest)
+                database.set(row, current_operations=rest)
 
     def spend(self, seconds: float, *hosts: Row, to: float | None = None, cancellable: bool = True) -> Steps:
         """Take time, in the slices in which progress is reported; `to` is the progress at its end."""

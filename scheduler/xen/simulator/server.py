@@ -17,7 +17,6 @@ import structlog
 import trio
 
 from scheduler.xen.simulator import control, transfer
-from scheduler.xen.simulator.allowed import refresh
 from scheduler.xen.simulator.calls.event import Pending
 from scheduler.xen.simulator.database import Row
 from scheduler.xen.simulator.dispatch import Operation, serve
@@ -103,7 +102,7 @@ class Server:
     async def _handle(self, pool: Pool, host: Row, exchange: Exchange) -> None:
         if exchange.path.startswith(control.PREFIX):
             await control.handle(self.site, self, exchange)
-            self.settle(pool)
+            self.settle()
             return
         if host.ref in pool.dead:
             raise Cut
@@ -172,7 +171,7 @@ class Server:
             _log.exception("message crashed", method=call.method)
             raise Failure("INTERNAL_ERROR", repr(error)) from None
         finally:
-            self.settle(pool)
+            self.settle()
 
     async def _finish(self, operation: Operation) -> Any:
         done = trio.Event()
@@ -219,26 +218,23 @@ class Server:
         exchange.cut_body = rule.cut == "during"
         return Failure(rule.error[0], *rule.error[1:]) if rule.error else None
 
-    def settle(self, pool: Pool) -> None:
-        """After anything that may have changed a pool: wake who waits for that."""
-        for each in self.site.pools if pool.jobs.next_due() is not None else (pool,):
-            refresh(each)
-        self._note()
-        for each in self.site.pools:
-            self._wakeups[each].tell(each.database.generation)
+    def settle(self) -> None:
+        """After anything that may have changed a pool: write it down and wake who waits for it."""
+        self.site.refresh()
+        self._tell()
         self._tick.set()
+
+    def _tell(self) -> None:
+        self._note()
+        for pool, wakeups in self._wakeups.items():
+            wakeups.tell(pool.database.generation)
 
     async def _let_time_pass(self) -> None:
         """Resume what is due, forever."""
         while True:
-            now = self._clock()
-            for pool in self.site.pools:
-                pool.jobs.run_due(now)
-                refresh(pool)
-            self._note()
-            for pool in self.site.pools:
-                self._wakeups[pool].tell(pool.database.generation)
-            due = [time for pool in self.site.pools if (time := pool.jobs.next_due()) is not None]
+            self.site.run_due(self._clock())
+            self._tell()
+            due = self.site.next_due()
             self._tick = trio.Event()
-            with trio.move_on_after(max(0.0, min(due) - self._clock()) if due else math.inf):
+            with trio.move_on_after(max(0.0, due - self._clock()) if due is not None else math.inf):
                 await self._tick.wait()

@@ -18,6 +18,27 @@ class Site:
         self.hung: set[str] = set()
         """References of hosts that take connections and never answer."""
 
+    def run_due(self, now: float) -> None:
+        """Resume all operations of all pools whose time has come, in the order of their times."""
+        while True:
+            due = [(time, pool) for pool in self.pools if (time := pool.jobs.next_due()) is not None and time <= now]
+            if not due:
+                break
+            time, pool = min(due, key=lambda each: each[0])
+            pool.jobs.run_due(time)
+        for pool in self.pools:
+            pool.jobs.run_due(now)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Bring `allowed_operations` up to date everywhere: an operation of one pool may have changed another."""
+        for pool in self.pools:
+            refresh(pool)
+
+    def next_due(self) -> float | None:
+        """When the next operation of any pool is due."""
+        return min((time for pool in self.pools if (time := pool.jobs.next_due()) is not None), default=None)
+
     def pool_of_session(self, session: str) -> Pool | None:
         """The pool that a session is with."""
         for pool in self.pools:
@@ -45,14 +66,13 @@ class Site:
                 metrics = pool.database.find("host_metrics", host["metrics"])
                 if metrics is not None:
                     pool.database.set(metrics, live=False)
-                refresh(pool)
 
         pool.later(pool.live_lag_s, notice)
 
     def _fail_work(self, host: Row) -> None:
         for each in self.pools:
             each.jobs.fail_on(host.ref, Failure("CANNOT_CONTACT_HOST", host.ref))
-            refresh(each)
+        self.refresh()
 
     def hang(self, host: Row) -> None:
         """A host stops answering, without dying."""
@@ -72,4 +92,4 @@ class Site:
         metrics = pool.database.get("host_metrics", host["metrics"])
         pool.database.set(metrics, live=True, last_updated=pool.now())
         pool.database.set(host, enabled=True)
-        refresh(pool)
+        self.refresh()

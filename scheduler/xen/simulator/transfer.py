@@ -77,14 +77,14 @@ async def _with_disk(server: Server, pool: Pool, host: Row, exchange: Exchange, 
         if kind not in ("raw", "vhd"):
             raise Failure("INVALID_VALUE", "format", kind)
         with _transferring(pool, vdi, task, write=write):
-            server.settle(pool)
+            server.settle()
             if write:
                 await _receive(pool, vdi, sr, task, exchange, kind)
             else:
                 await _send(pool, vdi, task, exchange, kind)
     except Failure as failure:
         _finish(pool, task, failure)
-        server.settle(pool)
+        server.settle()
         if exchange.begun:
             raise Cut from None
         status = 404 if failure.code in ("HANDLE_INVALID", "UUID_INVALID") else 500
@@ -95,7 +95,7 @@ async def _with_disk(server: Server, pool: Pool, host: Row, exchange: Exchange, 
         _finish(pool, task, Failure("VDI_IO_ERROR", "the transfer was broken off"))
         raise
     finally:
-        server.settle(pool)
+        server.settle()
 
 
 def _find_vdi(pool: Pool, name: str) -> Row:

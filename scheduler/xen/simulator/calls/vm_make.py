@@ -22,6 +22,8 @@ from scheduler.xen.simulator.undo import Undo
 
 RowSteps = Generator[Work, None, Row]
 PROVISION_KEY = "disks"
+ARRIVING = "import"
+"""What a VM is doing whose disks are still being made."""
 
 _NOT_COPIED = words(
     "uuid allowed_operations current_operations VBDs VIFs VGPUs VUSBs VTPMs consoles resident_on "
@@ -109,9 +111,10 @@ def remove_vm(pool: Pool, vm: Row) -> None:
 def clone(call: Call, vm: Row, new_name: str) -> RowSteps:
     """A VM like another, its disks cloned on their SRs."""
     with call.doing(vm, "clone"), Undo() as undo:
-        copy = copy_record(call, vm, new_name, undo)
-        yield from copy_devices(call, vm, copy, undo, operation="clone")
-        return copy
+        twin = copy_record(call, vm, new_name, undo)
+        with call.marking(twin, ARRIVING):
+            yield from copy_devices(call, vm, twin, undo, operation="clone")
+        return twin
 
 
 @message("VM.copy(vm: VM ref, new_name: string, sr: SR ref | null) -> VM ref")
@@ -119,7 +122,8 @@ def copy(call: Call, vm: Row, new_name: str, sr: Row | None) -> RowSteps:
     """A VM like another, its disks copied in full, to another SR if one is given."""
     with call.doing(vm, "copy"), Undo() as undo:
         twin = copy_record(call, vm, new_name, undo)
-        yield from copy_devices(call, vm, twin, undo, operation="copy", sr=sr)
+        with call.marking(twin, ARRIVING):
+            yield from copy_devices(call, vm, twin, undo, operation="copy", sr=sr)
         return twin
 
 
@@ -204,8 +208,9 @@ def duplicate(
         undo.add(lambda: storage.drop_vdi(pool, made))
         full = operation == "copy"
         seconds = pool.latencies.copy_s(int(vdi["physical_utilisation"])) if full else pool.latencies.snapshot_s
-        yield from call.spend(seconds, worker, to=to)
-        yield from storage.copy_bytes(pool, vdi, pool, made)
+        with call.marking(made, "blocked"):
+            yield from call.spend(seconds, worker, to=to)
+            yield from storage.copy_bytes(pool, vdi, pool, made)
     return made
 
 
@@ -220,7 +225,8 @@ def provision(call: Call, vm: Row) -> Steps:
                 pool, sr, wish["size"], name_label=f"{vm['name_label']} {wish['device']}", type="system"
             )
             undo.add(lambda made=made: storage.drop_vdi(pool, made))  # type: ignore[misc]
-            yield from call.spend(pool.latencies.vdi_create_s, storage.worker_of(pool, sr))
+            with call.marking(made, "blocked"):
+                yield from call.spend(pool.latencies.vdi_create_s, storage.worker_of(pool, sr))
             bootable = wish["bootable"]
             database.add(
                 "VBD", VM=vm.ref, VDI=made.ref, userdevice=wish["device"], bootable=bootable, mode="RW", type="Disk"

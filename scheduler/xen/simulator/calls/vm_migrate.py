@@ -220,7 +220,7 @@ def migrate_send(
         if runs:
             memory.assert_can_boot_here(plan.target, twin, plan.host, memory=False) if twin is not vm else None
             held.enter_context(memory.reserving(plan.target, twin, plan.host))
-        copies = yield from _mirror(call, vm, plan, undo)
+        copies = yield from _mirror(call, vm, plan, undo, held)
         if runs:
             source = guest.host_of(pool, vm)
             yield from call.spend(pool.latencies.memory_s(vm["memory_dynamic_max"]), source, plan.host, to=0.99)
@@ -262,8 +262,8 @@ def _twin(call: Call, vm: Row, plan: Plan, undo: Undo) -> Row:
     return twin
 
 
-def _mirror(call: Call, vm: Row, plan: Plan, undo: Undo) -> Any:
-    """Copy the disks; by VDI reference, the copy."""
+def _mirror(call: Call, vm: Row, plan: Plan, undo: Undo, held: contextlib.ExitStack) -> Any:
+    """Copy the disks; by VDI reference, the copy, which nobody else can use as long as `held` is."""
     pool = call.pool
     source = call.database.find("host", vm["resident_on"])
     copies: dict[str, Row] = {}
@@ -286,6 +286,7 @@ def _mirror(call: Call, vm: Row, plan: Plan, undo: Undo) -> Any:
         values = {name: vdi[name] for name in kept}
         made = storage.make_vdi(plan.target, sr, int(vdi["virtual_size"]), used_bytes=used, **values)
         undo.add(lambda made=made: storage.drop_vdi(plan.target, made))  # type: ignore[misc]
+        held.enter_context(call.marking(made, "mirror", plan.target.database))
         copies[vdi.ref] = made
         done += int(vdi["physical_utilisation"])
         workers = (source or storage.worker_of(pool, pool.database.get("SR", vdi["SR"])), plan.host)

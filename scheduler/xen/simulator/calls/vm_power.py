@@ -181,7 +181,8 @@ def suspend(call: Call, vm: Row) -> Steps:
         pool.reach(host)
         image = suspend_image(call, vm, host)
         try:
-            yield from call.spend(pool.latencies.memory_s(vm["memory_dynamic_max"]), host, to=0.95)
+            with call.marking(image, "blocked"):
+                yield from call.spend(pool.latencies.memory_s(vm["memory_dynamic_max"]), host, to=0.95)
         except Failure:
             storage.drop_vdi(pool, image)
             raise

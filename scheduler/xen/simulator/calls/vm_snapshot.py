@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from scheduler.xen.simulator import guest, storage
-from scheduler.xen.simulator.calls.vm_make import RowSteps, copy_devices, copy_record, copy_vbd, copy_vif, duplicate
+from scheduler.xen.simulator.calls.vm_make import (
+    ARRIVING,
+    RowSteps,
+    copy_devices,
+    copy_record,
+    copy_vbd,
+    copy_vif,
+    duplicate,
+)
 from scheduler.xen.simulator.calls.vm_power import suspend_image, take_down
 from scheduler.xen.simulator.database import Row
 from scheduler.xen.simulator.failure import Failure
-from scheduler.xen.simulator.jobs import Steps
+from scheduler.xen.simulator.jobs import Steps, Work
 from scheduler.xen.simulator.messages import message
 from scheduler.xen.simulator.pool import Call
 from scheduler.xen.simulator.schema import words
@@ -25,8 +33,14 @@ def snapshot(call: Call, vm: Row, new_name: str, ignore_vdis: Sequence[Row]) -> 
 
 
 def _snapshot(call: Call, vm: Row, name: str, undo: Undo, ignored: Sequence[Row] = ()) -> RowSteps:
-    database = call.database
     copy = copy_record(call, vm, name, undo, **_of(call, vm))
+    with call.marking(copy, ARRIVING):
+        yield from _snapshot_devices(call, vm, copy, undo, ignored)
+    return copy
+
+
+def _snapshot_devices(call: Call, vm: Row, copy: Row, undo: Undo, ignored: Sequence[Row]) -> Steps:
+    database = call.database
     for vbd in database.all("VBD", vm["VBDs"]):
         vdi = database.find("VDI", vbd["VDI"])
         if vdi is None or vbd["type"] != "Disk":
@@ -39,7 +53,6 @@ def _snapshot(call: Call, vm: Row, name: str, undo: Undo, ignored: Sequence[Row]
             copy_vbd(call.pool, vbd, copy, made.ref)
     for vif in database.all("VIF", vm["VIFs"]):
         copy_vif(call.pool, vif, copy, keep_mac=True)
-    return copy
 
 
 def _of(call: Call, vm: Row) -> dict[str, Any]:
@@ -60,16 +73,16 @@ def checkpoint(call: Call, vm: Row, new_name: str) -> RowSteps:
     with call.doing(vm, "checkpoint"), Undo() as undo:
         copy = yield from _snapshot(call, vm, new_name, undo)
         if vm["power_state"] == "Suspended":
-            image_of = call.database.find("VDI", vm["suspend_VDI"])
-            if image_of is not None:
-                made = yield from duplicate(call, image_of, undo, operation="snapshot")
-                call.database.set(copy, suspend_VDI=made.ref, power_state="Suspended")
+            image = yield from _copy_of_memory(call, vm, undo)
+            if image is not None:
+                call.database.set(copy, suspend_VDI=image.ref, power_state="Suspended")
             return copy
         host = guest.host_of(pool, vm)
         pool.reach(host)
         image = suspend_image(call, vm, host)
         undo.add(lambda: storage.drop_vdi(pool, image))
-        yield from call.spend(pool.latencies.memory_s(vm["memory_dynamic_max"]), host)
+        with call.marking(copy, ARRIVING), call.marking(image, "blocked"):
+            yield from call.spend(pool.latencies.memory_s(vm["memory_dynamic_max"]), host)
         call.database.set(copy, suspend_VDI=image.ref, power_state="Suspended")
         return copy
 
@@ -85,18 +98,26 @@ def revert(call: Call, snapshot: Row) -> Steps:
         assert vm is not None
         with call.doing(vm, "reverting"):
             replacement = copy_record(call, snapshot, "reverting", undo)
-            yield from copy_devices(call, snapshot, replacement, undo, operation="clone", keep_mac=True)
-            if vm["power_state"] != "Halted":
-                yield from take_down(call, vm)
+            with call.marking(replacement, ARRIVING):
+                yield from copy_devices(call, snapshot, replacement, undo, operation="clone", keep_mac=True)
+                image = yield from _copy_of_memory(call, snapshot, undo)
+                if vm["power_state"] != "Halted":
+                    yield from take_down(call, vm)
             _replace_devices(call, vm, replacement)
             _restore_settings(call, vm, snapshot)
-            image = database.find("VDI", snapshot["suspend_VDI"])
             if image is not None:
-                copy = yield from duplicate(call, image, undo, operation="snapshot")
-                database.set(vm, suspend_VDI=copy.ref, power_state="Suspended")
+                database.set(vm, suspend_VDI=image.ref, power_state="Suspended")
             database.remove(database.get("VM_metrics", replacement["metrics"]))
             database.remove(replacement)
     pool.announce("VM_SNAPSHOT_REVERTED", "VM", vm)
+
+
+def _copy_of_memory(call: Call, snapshot: Row, undo: Undo) -> Generator[Work, None, Row | None]:
+    """The suspend image of a checkpoint, once more; None for a snapshot without memory."""
+    image = call.database.find("VDI", snapshot["suspend_VDI"])
+    if image is None:
+        return None
+    return (yield from duplicate(call, image, undo, operation="snapshot"))
 
 
 def _replace_devices(call: Call, vm: Row, replacement: Row) -> None:

@@ -61,17 +61,15 @@ class World:
     def advance(self, seconds: float) -> None:
         """Let time pass, and all that becomes due in it happen."""
         self.now += seconds
-        for pool in self.site.pools:
-            pool.jobs.run_due(self.now)
-            refresh(pool)
+        self.site.run_due(self.now)
 
     def finish(self) -> None:
         """Let time pass until nothing is on its way any more."""
         for _ in range(10_000):
-            due = [time for pool in self.site.pools if (time := pool.jobs.next_due()) is not None]
-            if not due:
+            due = self.site.next_due()
+            if due is None:
                 return
-            self.advance(max(0.0, min(due) - self.now))
+            self.advance(max(0.0, due - self.now))
         raise AssertionError("operations without end")
 
 
@@ -94,7 +92,7 @@ class Client:
             for _ in range(10_000):
                 if answer.done:
                     break
-                due = self.pool.jobs.next_due()
+                due = self.world.site.next_due()
                 assert due is not None
                 self.world.advance(max(0.0, due - self.world.now))
             return answer.answer()
