@@ -22,7 +22,7 @@ those over SRs one more, the last, that stands for no SR; `check()` computes all
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -108,6 +108,21 @@ class Inventory:
         self._image_hosts: dict[str, Indexes] = {}
         self._ring_hosts: dict[tuple[int, Zone | None, int], Indexes] = {}
         self.order = WalkOrder([host.device for host in self.hosts])
+
+    def copy(self) -> Inventory:
+        """A picture of the same that changes by itself, to suppose things in."""
+        twin = Inventory(self.hosts, self.srs, seed=self.seed)
+        for name in ("memory_limit", "memory_free", "vcpus_limit", "vcpus_free", "room", "sr_limit", "sr_free"):
+            getattr(twin, name)[:] = getattr(self, name)
+        twin.host_generations, twin.sr_generations = list(self.host_generations), list(self.sr_generations)
+        twin.failures = dict(self.failures)
+        twin._closed_hosts, twin._closed_srs = set(self._closed_hosts), set(self._closed_srs)
+        twin._servers = {name: replace(member) for name, member in self._servers.items()}
+        twin.groups = {
+            group_id: {name: replace(member) for name, member in members.items()}
+            for group_id, members in self.groups.items()
+        }
+        return twin
 
     # ------------------------------------------------------------------------------------------------- what changes
 
