@@ -2,8 +2,9 @@
 
 A server's snapshot is of its own disks. Volumes are not part of it: they have snapshots of their own, and going back
 must not take a volume's data with it. So they are left out when it is made (`ignore_vdis`), and taken out of the VM
-while `VM.revert` runs, which throws away every disk that the VM has, and put back afterwards. Which ones is written
-on the VM before, in case somebody dies in between.
+while `VM.revert` runs, which throws away every disk that the VM has, and put back afterwards. Which ones, and how, is
+written on the volumes themselves, in case somebody dies in between: what is on the VM is replaced by what was on it
+at the time of the snapshot.
 """
 
 from __future__ import annotations
@@ -75,28 +76,22 @@ class Snapshots:
         if found is None or tags.server_of(found[1], context.cluster) != server_id:
             raise Gone(f"pool {context.name}: snapshot {snapshot_id} of server {server_id} is not here")
         await self._servers.cut(ref)
-        aside = mapping(vm, "other_config").get(SET_ASIDE, "").split()
-        if not aside:
-            aside = [
-                disk_id + (":ro" if text(vbd, "mode") == "RO" else "")
-                for _, vbd, disk_id in self._volumes(picture, vm)
-                if disk_id
-            ]
-            if any(not disk_id for _, _, disk_id in self._volumes(picture, vm)):
+        for vdi, vbd, disk_id in self._volumes(picture, vm):
+            if not disk_id:
                 raise WrongState(
                     f"pool {context.name}: the server has a disk that is not Ringstead's; take it out first"
                 )
-            await context.put_tags("VM", ref, {SET_ASIDE: " ".join(aside)})
-        for entry in aside:
-            await self._attachments.detach(server_id, entry.partition(":")[0])
-        # The snapshot's settings come back with it, its `other_config` too: what must survive is written after.
+            await context.put_tags("VDI", vdi, {SET_ASIDE: f"{server_id} {text(vbd, 'mode')}"})
+            await self._attachments.detach(server_id, disk_id)
         await context.settle("VM", ref, lambda: context.task("VM.revert", found[0]), lambda _record: False)
         await self._servers.cut(ref)
-        await context.put_tags("VM", ref, {SET_ASIDE: " ".join(aside)})
-        for entry in aside:
-            disk_id, _, mode = entry.partition(":")
-            await self._attachments.attach(server_id, disk_id, read_only=mode == "ro")
-        await context.put_tags("VM", ref, {}, drop=(SET_ASIDE, tags.SNAPSHOT))
+        for vdi, record in list((await context.now()).table("VDI").items()):
+            owner, _, mode = mapping(record, "other_config").get(SET_ASIDE, "").partition(" ")
+            disk_id = tags.disk_of(record, context.cluster)
+            if owner == server_id and disk_id:
+                await self._attachments.attach(server_id, disk_id, read_only=mode == "RO")
+                await context.put_tags("VDI", vdi, {}, drop=(SET_ASIDE,))
+        await context.put_tags("VM", ref, {}, drop=(tags.SNAPSHOT,))
 
     async def delete(self, snapshot_id: str) -> None:
         """See `Hypervisor.delete_server_snapshot`."""
