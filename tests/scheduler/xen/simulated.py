@@ -92,8 +92,7 @@ class Simulation:
 
     def settle(self) -> None:
         """Tell pollers of changes that a test made by hand."""
-        for pool in self.site.pools:
-            self.server.settle(pool)
+        self.server.settle()
 
     def xen_pool(self, index: int = 0, **changes: Any) -> XenPool:
         """A driver for a pool, as one controller has it."""
