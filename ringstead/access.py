@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from ringstead.config import COMMAND_WRITER_FIRST, COMMAND_WRITER_LAST, ProxyConfig, ServiceConfig
-from ringstead.errors import ClusterDown, RingsteadError
+from ringstead.errors import ClusterDown, RingsteadError, UsageError
 from ringstead.layout import DataDirectory, load_shape, service_names
 
 if TYPE_CHECKING:
@@ -57,7 +57,22 @@ def service_settings(data: Path, config: Path | None, name: str) -> ServiceConfi
         return load_any(config)
     directory = DataDirectory(data.absolute())
     load_shape(directory)
+    if not directory.config_file(name).exists():
+        raise UsageError(f"the cluster in {data} has no service {name!r}; `ringstead status` shows what it has")
     return load_any(directory.config_file(name))
+
+
+def cluster_settings(data: Path, config: Path | None) -> ProxyConfig:
+    """How to reach the cluster from here, by the settings of any service of this machine. Raises RingsteadError."""
+    settings = service_settings(data, config, "proxy-1")
+    if isinstance(settings, ProxyConfig):
+        return settings
+    return ProxyConfig(
+        ring_file=settings.ring_file,
+        cluster_key_file=settings.cluster_key_file,
+        node=settings.node,
+        socket_dir=settings.socket_dir,
+    )
 
 
 @asynccontextmanager

@@ -33,13 +33,14 @@ _ELSEWHERE: Mapping[str, tuple[str, str]] = {
     "volume": ("ringstead.volume_commands", "Disks that outlive servers."),
     "zone": ("ringstead.zone_commands", "What a zone holds, and what would be lost with it."),
     "daemon": ("ringstead.daemon_commands", "Show, pause, resume and slow a node's daemons."),
+    "device": ("ringstead.device_commands", "Show devices; take them out of service and back."),
     "user": ("ringstead.user_commands", "Add, list, show and remove users."),
     "ring": ("ringstead.ring_commands", "Make and change rings."),
     "fsck": ("ringstead.fsck", "Check a device that no process serves."),
     "xensim": ("ringstead.xensim_command", "Simulate XenAPI pools."),
 }
 """Commands in modules of their own, with the help that `ringstead --help` shows without importing them."""
-_LOGGING = frozenset({"serve", "status", "up", "user", "xensim"})
+_LOGGING = frozenset({"device", "serve", "status", "up", "user", "xensim"})
 """Commands whose code logs."""
 
 

@@ -108,9 +108,10 @@ class BlobReader:
         blob_id: bytes,
         checksum: int,
         entry: Entry,
-        on_rot: Callable[[], None] = lambda: None,
+        on_rot: Callable[[OSError | None], None] = lambda _: None,
     ) -> None:
-        """Open and verify the table; `on_rot` hears of bytes that turn out wrong later, in the thread that reads.
+        """Open and verify the table; `on_rot` hears of bytes that turn out wrong later (and of the error, if they can't
+        be read), in the thread that reads.
 
         Raises PlaceGone (no such file), CorruptData, OSError.
         """
@@ -152,7 +153,7 @@ class BlobReader:
         for at in range(0, len(data), CHUNK_BYTES):
             chunk = first + at // CHUNK_BYTES
             if xxh3_64_intdigest(view[at : at + CHUNK_BYTES]) != self._table[chunk]:
-                self._on_rot()
+                self._on_rot(None)
                 raise CorruptData(f"chunk {chunk} of a blob of {self._size} bytes has a wrong checksum")
         if start == low and stop - low == len(data):
             return data if isinstance(data, bytes) else view
@@ -164,10 +165,10 @@ class BlobReader:
         try:
             data = self._disk.pread(self._fd, high - low, low)
         except OSError as error:
-            self._on_rot()
+            self._on_rot(error)
             raise CorruptData(f"bytes {low}..{high} of a blob can't be read: {error}") from error
         if len(data) != high - low:
-            self._on_rot()
+            self._on_rot(None)
             raise CorruptData(f"bytes {low}..{high} of a blob: the file ends at {low + len(data)}")
         return self._verify(data, low, start, stop)
 

@@ -9,9 +9,10 @@ turn of the event loop leaves with one send (see hub.py). Answers are matched by
 as they are read. Time-outs are found by one sweep over what waits, not by a timer for each. Everything that can go wrong
 is an answer: UNREACHABLE (no connection, lost, late), BUSY (too much waits), REFUSED (beyond a limit).
 
-A device that dies closes its connection: all that waits is answered UNREACHABLE in that moment. One that hangs shows by a
-time-out during which nothing at all was heard: the client then *suspects* it, answers UNREACHABLE at once, and pings
-until it hears something. A single slow request, while other answers come, makes nobody suspect.
+A device that dies closes its connection: all that waits is answered UNREACHABLE in that moment. One that hangs (a stopped
+process, a machine that is gone without a word) shows by silence: while requests wait nothing at all is heard, not even the
+answer to a ping. The client then *suspects* it: what waits is answered UNREACHABLE, and what comes as well, until
+something is heard. A single slow request, while other answers or pings come, makes nobody suspect.
 
 Rejected: an asyncio-like future for each request (a callback is half the cost, and a quorum needs to count, not to wait for
 each); direct sends in `submit` (a system call a request instead of one a turn); sending a request again after a
@@ -404,6 +405,8 @@ class DeviceClient:
         if connection is None:
             return
         silent_s = (now_tick - self._heard_tick) * TICK_S
+        if self._usable is not None and self._waiting:
+            self._look_for_hang(connection, now_tick)
         if self._usable is None:
             if (now_tick - self._suspected_tick) * TICK_S > self._settings.suspect_s_max:
                 connection.close()
@@ -411,6 +414,22 @@ class DeviceClient:
         elif silent_s > self._settings.ping_s and not self._pinged:
             self._ping(connection)
         self._pool.close_idle(self._settings.bulk_idle_s)
+
+    def _look_for_hang(self, connection: Connection, now_tick: int) -> None:
+        """Requests wait: has anything been heard since the oldest of them was sent?"""
+        oldest = next(iter(self._waiting.values()))
+        silent_s = (now_tick - max(self._heard_tick, oldest.sent_tick)) * TICK_S
+        if silent_s <= self._settings.hang_s / 2:
+            return
+        if silent_s <= self._settings.hang_s:
+            if not self._pinged:
+                self._ping(connection)
+            return
+        waiting, self._waiting = self._waiting, {}
+        self._waiting_bytes = 0
+        self._suspect(now_tick)
+        for request in waiting.values():
+            request.on_answer(request.route.answer(Status.UNREACHABLE, detail=f"nothing heard for {silent_s:.1f} s"))
 
     def _sweep(self, now_tick: int) -> None:
         """Answer what is late, and find when to look again."""

@@ -47,7 +47,7 @@ from storage_node.check import Checker
 from storage_node.decide import ROOM_FOR_ALL, ROOM_FOR_DELETES, ROOM_FOR_NOTHING, Decider
 from storage_node.disk import Disk, RealDisk
 from storage_node.errors import DeviceDamaged, DeviceFenced, DeviceFull
-from storage_node.identity import Fence, create_directories
+from storage_node.identity import Fence, create_directories, write_fence
 from storage_node.index import BLOB_TAG, POSITION, POSITION_KEY, STATISTICS_KEY
 from storage_node.log import PlaceGone, Position, log_position
 from storage_node.log_writer import AppendStuck
@@ -547,6 +547,15 @@ class Device:
     def fence(self, reason: str) -> None:
         """Take no more writes, across restarts, until release_fence(). Reads go on."""
         self._parts.put_up_fence(Fence(reason or "taken out of service", None))
+
+    def keep_fence(self) -> None:
+        """Write the fence down once more: a disk that had just failed may not have taken it. Raises OSError.
+
+        To be called before a fenced device is closed to be opened anew, which otherwise would believe what the page cache
+        shows of the batch whose sync failed.
+        """
+        if self._parts.fence is not None:
+            write_fence(self._disk, self._parts.layout.root, self._parts.fence)
 
     def release_fence(self) -> None:
         """Take writes again. After a failed sync the device must have been opened since: raises DeviceFenced if not."""

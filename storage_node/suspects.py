@@ -8,6 +8,9 @@ Idea: one line appended to the file `suspects` in the device's directory, by the
 bytes in one write, no message, no daemon that has to be up. The auditor takes the file (renames it, reads it, removes it
 when what it names has been looked at) and finds out for itself whether it is true: a line is a hint, never a verdict.
 
+What the disk itself refused to read (EIO) is written down in the same way, in `disk-errors`, for the device's own process,
+whoever met it: that process takes its device out of service for writing (`take_disk_error`).
+
 Invariants: noting never fails a read; the file never outgrows FILE_BYTES_MAX; a line that is not whole is passed over.
 """
 
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 FILE_NAME: Final = "suspects"
 TAKEN_NAME: Final = "suspects.taken"
+ERRORS_NAME: Final = "disk-errors"
+ERRORS_BYTES_MAX: Final = 64 * 1024
 FILE_BYTES_MAX: Final = 4 * 1024 * 1024
 """Some ten thousand names: with more, the whole device is suspect, and the scrub finds the rest."""
 NOTED_MAX: Final = 1024
@@ -40,11 +45,12 @@ class Suspect(NamedTuple):
 class Suspects:
     """Writes suspects down, for one device and one process."""
 
-    __slots__ = ("_disk", "_noted", "_path")
+    __slots__ = ("_disk", "_errors_path", "_noted", "_path")
 
     def __init__(self, disk: Disk, root: str) -> None:
         self._disk = disk
         self._path = f"{root}/{FILE_NAME}"
+        self._errors_path = f"{root}/{ERRORS_NAME}"
         self._noted: set[bytes] = set()
 
     def note(self, hash_: bytes, key: bytes) -> None:
@@ -56,6 +62,23 @@ class Suspects:
         self._noted.add(hash_)
         with suppress(OSError):
             self._disk.append(self._path, f"{hash_.hex()} {key.hex()}\n".encode(), FILE_BYTES_MAX)
+
+    def note_disk_error(self, reason: str) -> None:
+        """Note that the disk failed a read. From any thread; never raises."""
+        with suppress(OSError):
+            self._disk.append(self._errors_path, f"{reason}\n".encode(), ERRORS_BYTES_MAX)
+
+
+def take_disk_error(root: str) -> str:
+    """The first error of the disk that was noted since the last time; "" if none was. Raises OSError."""
+    path = f"{root}/{ERRORS_NAME}"
+    try:
+        with open(path, "rb") as file:
+            lines = file.read(ERRORS_BYTES_MAX).decode("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        return ""
+    os.unlink(path)
+    return lines[0] if lines else "an error that could not be written down"
 
 
 def take_suspects(root: str) -> list[Suspect]:

@@ -13,6 +13,7 @@ Nothing that is read is given out before its checksum was compared.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -157,17 +158,28 @@ class View:
             self.note_rot(hash_, key)
             return Found(Status.CORRUPT, entry, detail=str(error))
 
-    def note_rot(self, hash_: bytes, key: bytes) -> None:
+    def note_rot(self, hash_: bytes, key: bytes, error: OSError | None = None) -> None:
         """An object can't be read right: count it, and write it down for the auditor. From any thread."""
         self.corrupt += 1
         self._suspects.note(hash_, key)
+        if error is not None:
+            self.note_error(error)
+
+    def note_error(self, error: OSError) -> None:
+        """Reading failed: if that is the disk's doing, write it down for the device's own process. From any thread."""
+        if error.errno == errno.EIO:
+            self._suspects.note_disk_error(str(error))
 
     def record(self, segment: int, offset: int, length: int) -> bytes:
         """The verified bytes of one record. Raises PlaceGone, CorruptData, OSError."""
         opened = self._segments.latest
-        if opened.number != segment:
-            opened = self._segments.get(segment)
-        raw = self._pread(opened.fd, length, offset)
+        try:
+            if opened.number != segment:
+                opened = self._segments.get(segment)
+            raw = self._pread(opened.fd, length, offset)
+        except OSError as error:
+            self.note_error(error)
+            raise
         if len(raw) != length or length < HEADER_BYTES:
             raise CorruptData(f"segment {segment} ends in the record at {offset}")
         magic, checksum = _unpack_prefix(raw)
@@ -183,7 +195,11 @@ class View:
     def open_blob(self, hash_: bytes, item: IndexedEntry) -> BlobReader:
         """Open a large object. Raises PlaceGone, CorruptData, OSError."""
         path, on_rot = blob_path(self._blobs, item.blob_id), partial(self.note_rot, hash_, item.key)
-        return BlobReader(self._disk, path, item.blob_id, item.blob_checksum, item.entry(), on_rot)
+        try:
+            return BlobReader(self._disk, path, item.blob_id, item.blob_checksum, item.entry(), on_rot)
+        except OSError as error:
+            self.note_error(error)
+            raise
 
     def object_data(self, hash_: bytes, item: IndexedEntry) -> bytes:
         """The whole data of an entry. Raises PlaceGone, CorruptData, OSError."""

@@ -264,6 +264,38 @@ async def test_a_late_request_is_unreachable_and_the_device_suspected(
         assert trio.current_time() == before
 
 
+async def test_a_device_that_hangs_is_not_waited_for(autojump_clock: trio.testing.MockClock, address: str) -> None:
+    """Silence while requests wait answers all of them long before their own time is over; the next ones at once."""
+    async with answering(address, stay_silent), connected(address) as client:
+        await trio.sleep(3)  # idle: nothing is due, so silence says nothing
+        assert client.connected
+        before = trio.current_time()
+        answers: list[Any] = []
+        client.submit(a_row(1), answers.append, 60.0)
+        answers.append(await client.call(GET, 60.0))
+        assert [answer.status for answer in answers] == [Status.UNREACHABLE] * 2
+        assert 2.0 <= trio.current_time() - before <= 2.3
+        assert not client.connected
+        assert client.in_flight == 0
+        assert (await client.call(GET)).status == Status.UNREACHABLE
+
+
+async def test_a_device_that_answers_pings_is_waited_for(autojump_clock: trio.testing.MockClock, address: str) -> None:
+    """A sync may take as long as it takes while the process lives."""
+
+    async def answer_pings(opened: Opened) -> None:
+        for request_id in range(2, 6):
+            await receive(opened.transport, 65536)
+            if request_id > 2:
+                ping = request_id - 1
+                await send_all(opened.transport, batch_frame([pack((ping, Written(Status.APPLIED)))]))
+        await stay_silent(opened)
+
+    async with answering(address, answer_pings), connected(address) as client:
+        assert (await client.call(a_row(1), 4.0)).detail == "no answer in time"
+        assert client.connected
+
+
 async def test_a_suspected_device_is_trusted_again_when_it_speaks(
     autojump_clock: trio.testing.MockClock, address: str, tmp_path: Path
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from storage_node.disk import RealDisk
 from storage_node.errors import CorruptData
 from storage_node.operations import GetObject, PutObject, Status
 from storage_node.reader import LocalReader
-from storage_node.suspects import FILE_NAME, Suspect, Suspects, forget_suspects, take_suspects
+from storage_node.suspects import FILE_NAME, Suspect, Suspects, forget_suspects, take_disk_error, take_suspects
 from tests.storage_node.devices import SMALL, hash_of, make_device
 
 HASH, KEY = hash_of(1), b"/a/c/o"
@@ -25,6 +27,23 @@ def rot(root: Path, data: bytes) -> None:
             with path.open("r+b") as file:
                 file.seek(where)
                 file.write(bytes((data[0] ^ 1,)))
+
+
+class FailingReads(RealDisk):
+    """A disk that can no longer be read."""
+
+    error = 0
+    """What reads fail with, once it is not 0."""
+
+    def pread(self, fd: int, length: int, offset: int, /) -> bytes:  # type: ignore[override]
+        """See Disk."""
+        if self.error:
+            raise OSError(self.error, "no more reads")
+        return os.pread(fd, length, offset)
+
+    def pread_cached(self, fd: int, buffer: bytearray, offset: int) -> int:
+        """See Disk."""
+        return -1
 
 
 def with_object(root: Path, size: int = len(DATA)) -> Device:
@@ -103,3 +122,32 @@ def test_rubbish_and_half_lines_are_passed_over(tmp_path: Path):
 def test_noting_never_fails(tmp_path: Path):
     """Not in a directory that is gone."""
     Suspects(RealDisk(), str(tmp_path / "gone")).note(HASH, KEY)
+
+
+@pytest.mark.parametrize("size", [len(DATA), 600_000], ids=["a record", "a file"])
+def test_a_disk_that_fails_to_read_is_noted_for_its_own_process(tmp_path: Path, size: int):
+    """By a reader of another process: the object for the auditor, the error for whoever can fence the device; once."""
+    root = str(tmp_path / "d")
+    with_object(tmp_path / "d", size).close()
+    disk = FailingReads()
+    reader = LocalReader(root, disk=disk, settings=SMALL)
+    assert reader.open_read(hash_of(9), b"/x") == Status.MISSING
+    disk.error = errno.EIO
+    assert reader.open_read(HASH, KEY) == Status.CORRUPT
+    assert take_suspects(root) == [Suspect(HASH, KEY)]
+    assert "no more reads" in take_disk_error(root)
+    assert take_disk_error(root) == ""
+    reader.close()
+
+
+def test_other_errors_are_no_fault_of_the_disk(tmp_path: Path):
+    """Too many open files, for one."""
+    root = str(tmp_path / "d")
+    with_object(tmp_path / "d").close()
+    disk = FailingReads()
+    reader = LocalReader(root, disk=disk, settings=SMALL)
+    assert reader.open_read(hash_of(9), b"/x") == Status.MISSING
+    disk.error = errno.EMFILE
+    assert reader.open_read(HASH, KEY) == Status.CORRUPT
+    assert take_disk_error(root) == ""
+    reader.close()
