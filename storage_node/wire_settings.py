@@ -58,7 +58,7 @@ class ClientSettings:
     """A connection on which nothing came for so long is pinged, ..."""
     ping_timeout_s: float = 2.0
     """... and suspected if the answer takes longer than this."""
-    hang_s: float = 2.0
+    hang_s: float = 2.5
     """A device from which nothing at all is heard for so long while requests wait hangs: it is suspected, and they are not
     waited for any longer. Half-way it is pinged, so that one that is only slow to sync says that it lives."""
     suspect_s_max: float = 10.0

@@ -274,7 +274,7 @@ async def test_a_device_that_hangs_is_not_waited_for(autojump_clock: trio.testin
         client.submit(a_row(1), answers.append, 60.0)
         answers.append(await client.call(GET, 60.0))
         assert [answer.status for answer in answers] == [Status.UNREACHABLE] * 2
-        assert 2.0 <= trio.current_time() - before <= 2.3
+        assert 2.5 <= trio.current_time() - before <= 2.8
         assert not client.connected
         assert client.in_flight == 0
         assert (await client.call(GET)).status == Status.UNREACHABLE
