@@ -1,0 +1,126 @@
+"""Disks that fail under a running cluster: the device takes no writes, says so, is released, and gets what it missed.
+
+The disk fails for real processes: a library loaded before libc lets their fdatasync or pread return EIO (failing_disk.c).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.faults.test_kills import token_of
+from tests.faults.test_repair import daemon, holds, primaries, ring_of, until
+from tests.support.cluster import TestCluster
+from tests.support.http_client import HttpClient
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
+VICTIM = "z2d1"
+
+
+@pytest.fixture
+def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder; a file in it makes a disk fail. Skips where there is no C compiler."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("there is no C compiler to make a failing disk with")
+    library, folder = tmp_path / "failing_disk.so", tmp_path / "faults"
+    folder.mkdir()
+    source = Path(__file__).with_name("failing_disk.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"], check=True)
+    monkeypatch.setenv("LD_PRELOAD", str(library))
+    monkeypatch.setenv("RINGSTEAD_FAULTS", str(folder))
+    return folder
+
+
+def fence_of(cluster: TestCluster) -> str:
+    """Why the victim takes no writes, as `ringstead status` says it."""
+    found = json.loads(cluster.ringstead("status", "--json").stdout)
+    (device,) = [device for device in found["devices"] if device["name"] == VICTIM]
+    assert found["healthy"] is not bool(device["fenced"])
+    fenced: str = device["fenced"]
+    return fenced
+
+
+def fenced_metric(cluster: TestCluster) -> bool:
+    """Whether /metrics says so."""
+    with urllib.request.urlopen(f"{cluster.endpoint}/metrics", timeout=20) as response:
+        lines = response.read().decode().splitlines()
+    return any(
+        line.startswith("ringstead_device_fenced{") and f'device="{VICTIM}"' in line and line.endswith(" 1.0")
+        for line in lines
+    )
+
+
+async def test_a_failed_sync_fences_until_an_operator_releases(
+    faults: Path, make_cluster: Callable[..., TestCluster]
+) -> None:
+    """Writes go on without it; status and metrics say why; released and opened anew in place, it gets what it missed."""
+    cluster = make_cluster("--devices-per-zone", "1")
+    token, account = await trio.to_thread.run_sync(token_of, cluster)
+    client = HttpClient(cluster.port, {"X-Auth-Token": token})
+    assert (await client.request("PUT", f"{account}/c"))[0] == 201
+    (faults / f"sync-{VICTIM}").touch()
+    bodies = {f"{account}/c/{number}": os.urandom(3_000) for number in range(20)}
+    for name, body in bodies.items():
+        assert (await client.request("PUT", name, body))[0] == 201
+    assert "fdatasync of the log failed" in await trio.to_thread.run_sync(fence_of, cluster)
+    said = (await trio.to_thread.run_sync(cluster.ringstead, "status")).stdout
+    assert f"{VICTIM} takes no writes" in said
+    assert f"ringstead device release {VICTIM}" in said
+    await trio.to_thread.run_sync(until, lambda: fenced_metric(cluster), lambda: "no metric says that it is fenced")
+    assert "a device takes no writes" in (cluster.data / "logs" / f"storage-{VICTIM}.log").read_text()
+    refused = await trio.to_thread.run_sync(lambda: cluster.ringstead("device", "release", VICTIM, check=False))
+    assert refused.returncode == 1
+    assert f"{VICTIM} can't be released" in refused.stderr
+    (faults / f"sync-{VICTIM}").unlink()
+    await trio.to_thread.run_sync(cluster.ringstead, "device", "release", VICTIM)
+    assert await trio.to_thread.run_sync(fence_of, cluster) == ""
+    ring, folder = ring_of(cluster), cluster.data / "devices" / VICTIM
+    keys = [name.removeprefix("/v1").encode() for name in bodies]
+    await trio.to_thread.run_sync(
+        until,
+        lambda: all(holds(folder, ring, key) for key in keys),
+        lambda: (daemon(cluster, "replicator"), cluster.logs()),
+    )
+    assert (await client.request("PUT", f"{account}/c/after", b"x"))[0] == 201
+    for name, body in bodies.items():
+        assert (await client.request("GET", name))[2] == body
+    assert [process.deaths for process in cluster.processes()] == [0] * len(cluster.processes())
+    await client.aclose()
+
+
+async def test_a_disk_that_fails_reads_is_fenced_whoever_meets_it(
+    faults: Path, make_cluster: Callable[..., TestCluster]
+) -> None:
+    """Another replica answers; the device's own process hears of it from the proxy that met it, and fences the device."""
+    cluster = make_cluster("--devices-per-zone", "1")
+    token, account = await trio.to_thread.run_sync(token_of, cluster)
+    client = HttpClient(cluster.port, {"X-Auth-Token": token})
+    assert (await client.request("PUT", f"{account}/c"))[0] == 201
+    bodies = {f"{account}/c/{number}": os.urandom(3_000) for number in range(20)}
+    for name, body in bodies.items():
+        assert (await client.request("PUT", name, body))[0] == 201
+    folder = cluster.data / "devices" / VICTIM
+    assert any(primaries(cluster, name.removeprefix("/v1").encode())[0] == folder for name in bodies)
+    (faults / f"read-{VICTIM}").touch()
+    for name, body in bodies.items():
+        status, _, content = await client.request("GET", name)
+        assert (status, content) == (200, body)
+    await trio.to_thread.run_sync(
+        until, lambda: "the disk failed to read" in fence_of(cluster), lambda: (fence_of(cluster), cluster.logs())
+    )
+    (faults / f"read-{VICTIM}").unlink()
+    await trio.to_thread.run_sync(cluster.ringstead, "device", "release", VICTIM)
+    await trio.to_thread.run_sync(
+        until, lambda: daemon(cluster, "auditor")["backlog"] == 0, lambda: daemon(cluster, "auditor")
+    )
+    assert await trio.to_thread.run_sync(fence_of, cluster) == ""
+    await client.aclose()
