@@ -55,7 +55,7 @@ PAGE_BYTES: Final = 1024 * 1024
 ROWS_PAGE: Final = 500
 SUSPECTS_LOOK_S: Final = 1.0
 SAVE_S: Final = 10.0
-RETRY_FIRST_S: Final = 30.0
+RETRY_FIRST_S: Final = 5.0
 RETRY_MAX_S: Final = 600.0
 UNMENDED_MAX: Final = 10_000
 """More than so many are not remembered: the next pass finds them again."""

@@ -12,8 +12,8 @@ A fence is released by an operator, never by itself: whether a disk that failed 
 program to decide. After a failed sync the device has to be opened anew, so that its log ends where it is certain; the desk
 does that in place, without a restart of the process. What it missed meanwhile the replicator brings.
 
-After a release read errors are only logged for GRACE_S: the auditor must be let write the object whose bytes can't be read
-to another place, and until it has, every read of it fails as before.
+A device that was fenced for a read is, once released, let go on for GRACE_S whatever reads fail: the auditor must be able to
+write the object whose bytes can't be read to another place, and until it has, every read of it fails as before.
 
 Invariants: a device is in `devices` exactly while it is open and served; one operator's wish at a time.
 """
@@ -35,6 +35,8 @@ from storage_node.errors import DeviceFenced
 from storage_node.suspects import take_disk_error
 
 LOOK_S: Final = 1.0
+READ_FAILED: Final = "the disk failed to read"
+"""How the reason of such a fence begins."""
 GRACE_S: Final = 900.0
 """Longer than the auditor waits between two attempts to mend something."""
 
@@ -91,7 +93,7 @@ class DeviceDesk:
             if released_s is not None and trio.current_time() - released_s < GRACE_S:
                 log.warning("a disk fails to read, after its release", device=name, reason=error)
             else:
-                device.fence(f"the disk failed to read: {error}")
+                device.fence(f"{READ_FAILED}: {error}")
         self._say(name, device)
 
     def _is_gone(self, device: Device) -> bool:
@@ -149,7 +151,8 @@ class DeviceDesk:
         """Let a device take writes again, opened anew where that has to be. Raises Refused."""
         async with self._turn:
             device = self._device(name)
-            if not device.fenced:
+            reason = device.fenced
+            if not reason:
                 raise Refused(f"{name} takes writes already")
             try:
                 if self._is_gone(device):
@@ -162,7 +165,8 @@ class DeviceDesk:
                     device.release_fence()
             except (OSError, RingsteadError) as error:
                 raise Refused(f"{name} can't be released: {error}") from error
-            self._released_s[name] = trio.current_time()
+            if reason.startswith(READ_FAILED):
+                self._released_s[name] = trio.current_time()
             self._say(name, device)
             return self.describe(name)
 

@@ -5,6 +5,8 @@ each device, which needs no ring in its memory), or those that the rings in forc
 service follows the rings: a new device of its node is opened and served, one that is in no ring any more is closed.
 Requests to other devices do not notice.
 
+What operators see of its devices and can do with them is in device_desk.py.
+
 Either way peers are told which rings are in force here, and given them (ring_files.py). A peer that knows a newer ring than
 this node says so in its handshake; a service that follows rings then fetches it, in case nothing else on its node does.
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -23,6 +26,8 @@ import trio
 
 from ringstead.cluster_key import load_cluster_key
 from ringstead.config import StorageConfig
+from ringstead.control import control_path, serve_control
+from ringstead.device_desk import DeviceDesk
 from ringstead.errors import ConfigError, RingsteadError
 from ringstead.process import Stop
 from ringstead.ring_files import RingFiles
@@ -66,6 +71,9 @@ async def run_storage(config: StorageConfig, stop: Stop, ready: Callable[[], Non
             await nursery.start(server.serve, listeners.open(addresses.values()))
             if following is not None:
                 nursery.start_soon(following.run, server, devices, listeners)
+            desk = DeviceDesk(devices, server, partial(open_device, config))
+            nursery.start_soon(desk.run)
+            await nursery.start(serve_control, control_path(config.socket_dir, config.title), desk.operations())
             ready()
             await stop.wait()
             server.stop()

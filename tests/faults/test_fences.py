@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from ringstead.control import ask, control_path
 from tests.faults.test_kills import token_of
 from tests.faults.test_repair import daemon, holds, primaries, ring_of, until
 from tests.support.cluster import TestCluster
@@ -41,11 +42,9 @@ def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def fence_of(cluster: TestCluster) -> str:
-    """Why the victim takes no writes, as `ringstead status` says it."""
-    found = json.loads(cluster.ringstead("status", "--json").stdout)
-    (device,) = [device for device in found["devices"] if device["name"] == VICTIM]
-    assert found["healthy"] is not bool(device["fenced"])
-    fenced: str = device["fenced"]
+    """Why the victim takes no writes, as its process says."""
+    answer = ask(control_path(cluster.data / "run", f"storage-{VICTIM}"), "status", timeout_s=20.0)
+    fenced: str = answer["devices"][VICTIM]["fenced"]
     return fenced
 
 
@@ -59,30 +58,42 @@ def fenced_metric(cluster: TestCluster) -> bool:
     )
 
 
-async def test_a_failed_sync_fences_until_an_operator_releases(
+async def test_a_failing_disk_is_fenced_until_an_operator_releases_it(
     faults: Path, make_cluster: Callable[..., TestCluster]
 ) -> None:
-    """Writes go on without it; status and metrics say why; released and opened anew in place, it gets what it missed."""
+    """Its syncs fail, later its reads: clients notice nothing; status and metrics do; released, it gets what it missed.
+
+    After failed syncs the device is opened anew in place. Reads fail in a proxy, which reads the disk itself, and it is the
+    device's own process that fences it.
+    """
     cluster = make_cluster("--devices-per-zone", "1")
     token, account = await trio.to_thread.run_sync(token_of, cluster)
     client = HttpClient(cluster.port, {"X-Auth-Token": token})
     assert (await client.request("PUT", f"{account}/c"))[0] == 201
-    (faults / f"sync-{VICTIM}").touch()
-    bodies = {f"{account}/c/{number}": os.urandom(3_000) for number in range(20)}
-    for name, body in bodies.items():
-        assert (await client.request("PUT", name, body))[0] == 201
-    assert "fdatasync of the log failed" in await trio.to_thread.run_sync(fence_of, cluster)
-    said = (await trio.to_thread.run_sync(cluster.ringstead, "status")).stdout
-    assert f"{VICTIM} takes no writes" in said
+    await syncs_fail(cluster, client, f"{account}/c", faults / f"sync-{VICTIM}")
+    await reads_fail(cluster, client, f"{account}/c", faults / f"read-{VICTIM}")
+    assert [process.deaths for process in cluster.processes()] == [0] * len(cluster.processes())
+    await client.aclose()
+
+
+async def syncs_fail(cluster: TestCluster, client: HttpClient, container: str, fault: Path) -> None:
+    """Writes go on without the device; it is not released while it fails, and then it is."""
+    fault.touch()
+    bodies = await put_some(client, f"{container}/sync")
+    assert "fdatasync of the log failed" in fence_of(cluster)
+    found = json.loads((await trio.to_thread.run_sync(cluster.ringstead, "status", "--json")).stdout)
+    assert not found["healthy"]
+    said = (await trio.to_thread.run_sync(cluster.ringstead, "device", "list")).stdout
+    assert f"{VICTIM} takes no writes: fdatasync of the log failed" in said
     assert f"ringstead device release {VICTIM}" in said
     await trio.to_thread.run_sync(until, lambda: fenced_metric(cluster), lambda: "no metric says that it is fenced")
     assert "a device takes no writes" in (cluster.data / "logs" / f"storage-{VICTIM}.log").read_text()
     refused = await trio.to_thread.run_sync(lambda: cluster.ringstead("device", "release", VICTIM, check=False))
     assert refused.returncode == 1
     assert f"{VICTIM} can't be released" in refused.stderr
-    (faults / f"sync-{VICTIM}").unlink()
+    fault.unlink()
     await trio.to_thread.run_sync(cluster.ringstead, "device", "release", VICTIM)
-    assert await trio.to_thread.run_sync(fence_of, cluster) == ""
+    assert fence_of(cluster) == ""
     ring, folder = ring_of(cluster), cluster.data / "devices" / VICTIM
     keys = [name.removeprefix("/v1").encode() for name in bodies]
     await trio.to_thread.run_sync(
@@ -90,37 +101,37 @@ async def test_a_failed_sync_fences_until_an_operator_releases(
         lambda: all(holds(folder, ring, key) for key in keys),
         lambda: (daemon(cluster, "replicator"), cluster.logs()),
     )
-    assert (await client.request("PUT", f"{account}/c/after", b"x"))[0] == 201
-    for name, body in bodies.items():
-        assert (await client.request("GET", name))[2] == body
-    assert [process.deaths for process in cluster.processes()] == [0] * len(cluster.processes())
-    await client.aclose()
+    await read_all(client, bodies)
 
 
-async def test_a_disk_that_fails_reads_is_fenced_whoever_meets_it(
-    faults: Path, make_cluster: Callable[..., TestCluster]
-) -> None:
-    """Another replica answers; the device's own process hears of it from the proxy that met it, and fences the device."""
-    cluster = make_cluster("--devices-per-zone", "1")
-    token, account = await trio.to_thread.run_sync(token_of, cluster)
-    client = HttpClient(cluster.port, {"X-Auth-Token": token})
-    assert (await client.request("PUT", f"{account}/c"))[0] == 201
-    bodies = {f"{account}/c/{number}": os.urandom(3_000) for number in range(20)}
-    for name, body in bodies.items():
-        assert (await client.request("PUT", name, body))[0] == 201
+async def reads_fail(cluster: TestCluster, client: HttpClient, container: str, fault: Path) -> None:
+    """Other replicas answer; once released, the device stays so, although what could not be read is still suspect."""
+    bodies = await put_some(client, f"{container}/read")
     folder = cluster.data / "devices" / VICTIM
     assert any(primaries(cluster, name.removeprefix("/v1").encode())[0] == folder for name in bodies)
-    (faults / f"read-{VICTIM}").touch()
-    for name, body in bodies.items():
-        status, _, content = await client.request("GET", name)
-        assert (status, content) == (200, body)
+    fault.touch()
+    await read_all(client, bodies)
     await trio.to_thread.run_sync(
         until, lambda: "the disk failed to read" in fence_of(cluster), lambda: (fence_of(cluster), cluster.logs())
     )
-    (faults / f"read-{VICTIM}").unlink()
+    fault.unlink()
     await trio.to_thread.run_sync(cluster.ringstead, "device", "release", VICTIM)
     await trio.to_thread.run_sync(
         until, lambda: daemon(cluster, "auditor")["backlog"] == 0, lambda: daemon(cluster, "auditor")
     )
-    assert await trio.to_thread.run_sync(fence_of, cluster) == ""
-    await client.aclose()
+    assert fence_of(cluster) == ""
+
+
+async def put_some(client: HttpClient, prefix: str) -> dict[str, bytes]:
+    """Store objects; what each holds."""
+    bodies = {f"{prefix}-{number}": os.urandom(3_000) for number in range(20)}
+    for name, body in bodies.items():
+        assert (await client.request("PUT", name, body))[0] == 201
+    return bodies
+
+
+async def read_all(client: HttpClient, bodies: dict[str, bytes]) -> None:
+    """Each is what was stored."""
+    for name, body in bodies.items():
+        status, _, content = await client.request("GET", name)
+        assert (status, content) == (200, body)
