@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, Row, Select, bindparam, select
+from sqlalchemy import Column, Connection, Row, Select, bindparam, select
 
 from scheduler.claims.claim import (
     Batch,
@@ -33,14 +33,32 @@ _CLAIM_COLUMNS: Select[Any] = select(*CLAIMS.c, DISKS.c.disk_id, DISKS.c.sr_id, 
     CLAIMS.outerjoin(DISKS, (CLAIMS.c.owner == DISKS.c.owner) & (CLAIMS.c.role == DISKS.c.role))
 )
 _IN_ORDER = (CLAIMS.c.owner, CLAIMS.c.role, DISKS.c.position)
-_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 SELECT_CLAIMS = _CLAIM_COLUMNS.order_by(*_IN_ORDER)
-SELECT_CLAIMS_OF = _CLAIM_COLUMNS.where(CLAIMS.c.owner.in_(_IDS)).order_by(*_IN_ORDER)
-SELECT_MEMBERS = _CLAIM_COLUMNS.where(CLAIMS.c.group_id.in_(_IDS)).order_by(*_IN_ORDER)
-SELECT_HOSTS = select(HOSTS).where(HOSTS.c.host_id.in_(_IDS))
-SELECT_SRS = select(SRS).where(SRS.c.sr_id.in_(_IDS))
-SELECT_PROJECTS = select(PROJECTS).where(PROJECTS.c.project.in_(_IDS))
-SELECT_GROUPS = select(GROUPS).where(GROUPS.c.group_id.in_(_IDS))
+
+
+class Lookup:
+    """A question about rows by id. For one id it is put with `=`: an IN of any length is rendered anew each time."""
+
+    def __init__(self, statement: Select[Any], column: Column[Any]) -> None:
+        self._one = statement.where(column == bindparam("id"))
+        self._many = statement.where(column.in_(bindparam("ids", expanding=True)))
+
+    def rows(self, connection: Connection, ids: Collection[str]) -> Iterator[Row[Any]]:
+        """The rows of these ids; rows of one id come in the statement's order."""
+        if len(ids) == 1:
+            yield from connection.execute(self._one, {"id": next(iter(ids))})
+            return
+        ordered = sorted(ids)
+        for start in range(0, len(ordered), IDS_MAX):
+            yield from connection.execute(self._many, {"ids": ordered[start : start + IDS_MAX]})
+
+
+_CLAIMS_OF = Lookup(SELECT_CLAIMS, CLAIMS.c.owner)
+_MEMBERS = Lookup(SELECT_CLAIMS, CLAIMS.c.group_id)
+_HOSTS = Lookup(select(HOSTS), HOSTS.c.host_id)
+_SRS = Lookup(select(SRS), SRS.c.sr_id)
+_PROJECTS = Lookup(select(PROJECTS), PROJECTS.c.project)
+_GROUPS = Lookup(select(GROUPS), GROUPS.c.group_id)
 
 
 @dataclass(slots=True)
@@ -84,37 +102,29 @@ class Picture:
         """What a project may hold and what it holds."""
         return self.projects[project][:2]
 
-    def read_owners(self, connection: Connection, owners: Sequence[str]) -> None:
+    def read_owners(self, connection: Connection, owners: Collection[str]) -> None:
         """Read what these hold."""
-        for part in parts(owners):
-            self._take_claims(connection.execute(SELECT_CLAIMS_OF, {"ids": part}).all())
+        self._take_claims(_CLAIMS_OF.rows(connection, owners))
 
-    def read_groups(self, connection: Connection, group_ids: Iterable[str]) -> None:
+    def read_groups(self, connection: Connection, group_ids: Collection[str]) -> None:
         """Read the generations of these groups, then their claims: what changes in between is noticed when writing."""
-        for part in parts(sorted(group_ids)):
-            self.groups.update(dict.fromkeys(part))
-            self.groups.update(
-                {row.group_id: row.generation for row in connection.execute(SELECT_GROUPS, {"ids": part})}
-            )
-            self._take_claims(connection.execute(SELECT_MEMBERS, {"ids": part}).all())
+        if group_ids:
+            self.groups.update(dict.fromkeys(group_ids))
+            self.groups.update({row.group_id: row.generation for row in _GROUPS.rows(connection, group_ids)})
+            self._take_claims(_MEMBERS.rows(connection, group_ids))
 
-    def read_projects(self, connection: Connection, projects: Iterable[str]) -> None:
+    def read_projects(self, connection: Connection, projects: Collection[str]) -> None:
         """Read quota and usage of these projects; one without a row has the default quota and holds nothing."""
-        for part in parts(sorted(projects)):
-            self.projects.update({project: (self.default_quota, ProjectUsage(), None) for project in part})
-            for row in connection.execute(SELECT_PROJECTS, {"ids": part}):
-                self.projects[row.project] = project_of(row, self.default_quota)
+        self.projects.update({project: (self.default_quota, ProjectUsage(), None) for project in projects})
+        for row in _PROJECTS.rows(connection, projects):
+            self.projects[row.project] = project_of(row, self.default_quota)
 
-    def read_usage(self, connection: Connection, host_ids: Iterable[str], sr_ids: Iterable[str]) -> None:
+    def read_usage(self, connection: Connection, host_ids: Collection[str], sr_ids: Collection[str]) -> None:
         """Read the usage of these hosts and SRs."""
-        for part in parts(sorted(host_ids)):
-            for row in connection.execute(SELECT_HOSTS, {"ids": part}):
-                self.hosts[row.host_id] = host_of(row)
-        for part in parts(sorted(sr_ids)):
-            for row in connection.execute(SELECT_SRS, {"ids": part}):
-                self.srs[row.sr_id] = sr_of(row)
+        self.hosts.update({row.host_id: host_of(row) for row in _HOSTS.rows(connection, host_ids)})
+        self.srs.update({row.sr_id: sr_of(row) for row in _SRS.rows(connection, sr_ids)})
 
-    def _take_claims(self, rows: Sequence[Row[Any]]) -> None:
+    def _take_claims(self, rows: Iterable[Row[Any]]) -> None:
         """Take over all claims of the owners in these rows."""
         found: dict[str, tuple[Claim, ...]] = {}
         for claim, key in claims_of(rows):

@@ -12,6 +12,10 @@ host's row; the group's row covers hard affinity; the project's row covers quota
 are written in one fixed order (key, groups, projects, hosts, SRs), so two transactions do not wait for each other in a
 circle.
 
+Commits of several threads share a transaction: while one syncs, the others' batches gather, and the next transaction
+takes all of them. Each batch is checked after those before it in the same transaction; one that is refused has written
+nothing.
+
 Rejected: SERIALIZABLE (it refuses transactions that only looked at the same page), `SELECT … FOR UPDATE` (rows to lock
 are known only after reading which claims there are), advisory locks (the database would not know what they guard).
 """
@@ -19,7 +23,10 @@ are known only after reading which claims there are), advisory locks (the databa
 from __future__ import annotations
 
 import json
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, bindparam, delete, insert, select, update
@@ -50,17 +57,28 @@ from scheduler.claims.rows import (
 )
 from scheduler.claims.tables import CLAIMS, HOSTS, KEYS, PROJECTS, SRS
 from scheduler.claims.write import Raced, write
-from scheduler.errors import ClaimStateError, Conflict, KeyReused, KeySpent
+from scheduler.errors import ClaimStateError, Conflict, KeyReused, KeySpent, SchedulerError
 from scheduler.placement import reasons
 
 T = TypeVar("T")
 ATTEMPTS_MAX = 50
 """Transactions that a call begins before it gives up. Of those that race for a row one succeeds each time."""
+GROUP_MAX = 64
+"""Batches in one transaction: the first of them waits for the last."""
 _RETRYABLE = frozenset({"40001", "40P01"})
 """PostgreSQL's SQLSTATEs of a serialization failure and of a deadlock that it resolved against us."""
 _NO_QUOTA = Quota()
 
+_INSERT_KEY = insert(KEYS)
 _SELECT_KEY = select(KEYS.c.asked, KEYS.c.owners).where(KEYS.c.key == bindparam("key"))
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A batch that a thread waits for, and what became of it."""
+
+    batch: Batch
+    answer: Change | BaseException | None = None
 
 
 class SqlClaims:
@@ -74,12 +92,23 @@ class SqlClaims:
         self._engine = engine
         self._now_s = now_s
         self._default_quota = default_quota
+        self._queue: deque[_Waiting] = deque()
+        self._turn = threading.Lock()
 
     # --------------------------------------------------------------------------------------------------------- changes
 
     def commit(self, batch: Batch) -> Change:
         """Claim all of the batch, or nothing. See `Claims.commit`."""
-        return self._transact(batch.key, lambda connection: self._commit(connection, batch))
+        waiting = _Waiting(batch)
+        self._queue.append(waiting)
+        with self._turn:
+            # Whoever had the turn before may have taken this batch along.
+            if waiting.answer is None:
+                self._commit_waiting()
+        if isinstance(waiting.answer, BaseException):
+            raise waiting.answer
+        assert waiting.answer is not None
+        return waiting.answer
 
     def release(self, owners: Iterable[str]) -> Change:
         """Let go of all that these owners hold, at once. See `Claims.release`."""
@@ -273,6 +302,28 @@ class SqlClaims:
             resource=what,
         )
 
+    def _commit_waiting(self) -> None:
+        """Commit what waits, in one transaction. A batch that is refused has written nothing, so the others stand."""
+        group = [self._queue.popleft() for _ in range(min(len(self._queue), GROUP_MAX))]
+
+        def work(connection: Connection) -> list[Change | SchedulerError]:
+            answers: list[Change | SchedulerError] = []
+            for waiting in group:
+                try:
+                    answers.append(self._commit(connection, waiting.batch))
+                except SchedulerError as error:
+                    answers.append(error)
+            return answers
+
+        try:
+            answers = self._transact(f"{len(group)} claims", work)
+        except BaseException as error:
+            for waiting in group:
+                waiting.answer = error
+        else:
+            for waiting, answer in zip(group, answers, strict=True):
+                waiting.answer = answer
+
     def _commit(self, connection: Connection, batch: Batch) -> Change:
         known = connection.execute(_SELECT_KEY, {"key": batch.key}).one_or_none()
         if known is not None:
@@ -288,7 +339,7 @@ class SqlClaims:
         picture.read_owners(connection, [*owners, *batch.same_host_as, *batch.different_host_from])
         outcome = check_batch(batch, picture)
         row = {"key": batch.key, "asked": asked_digest(batch), "owners": json.dumps(owners), "used_at_s": self._now_s()}
-        connection.execute(insert(KEYS), [row])
+        connection.execute(_INSERT_KEY, row)
         return write(connection, picture, outcome, (), batch.claims, [batch.key] * len(batch.claims))
 
     def _made(self, connection: Connection, key: str, owners: Sequence[str]) -> Change:

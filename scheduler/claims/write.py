@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, Update, bindparam, delete, insert, update
+from sqlalchemy import Connection, Insert, Update, bindparam, delete, insert, update
 
 from scheduler.claims.check import Outcome
 from scheduler.claims.claim import Change, Claim
@@ -38,6 +38,8 @@ _UPDATE_GROUP = (
 )
 _DELETE_DISKS = delete(DISKS).where(DISKS.c.owner == bindparam("id"), DISKS.c.role == bindparam("of_role"))
 _DELETE_CLAIM = delete(CLAIMS).where(CLAIMS.c.owner == bindparam("id"), CLAIMS.c.role == bindparam("of_role"))
+_INSERT_CLAIMS = insert(CLAIMS)
+_INSERT_DISKS = insert(DISKS)
 
 
 class Raced(Exception):
@@ -67,10 +69,8 @@ def write(
         if not connection.execute(_DELETE_CLAIM, row).rowcount:
             raise Raced
     if come:
-        connection.execute(insert(CLAIMS), [claim_row(claim, key) for claim, key in zip(come, keys, strict=True)])
-        disks = [row for claim in come for row in disk_rows(claim)]
-        if disks:
-            connection.execute(insert(DISKS), disks)
+        _insert(connection, _INSERT_CLAIMS, [claim_row(claim, key) for claim, key in zip(come, keys, strict=True)])
+        _insert(connection, _INSERT_DISKS, [row for claim in come for row in disk_rows(claim)])
     return Change(tuple(come), tuple(gone), tuple(outcome.hosts.values()), tuple(outcome.srs.values()))
 
 
@@ -93,6 +93,13 @@ def _write_projects(connection: Connection, picture: Picture, outcome: Outcome) 
         else:
             new = {f"new_{name}": value for name, value in sums.items()}
             _swap(connection, _UPDATE_PROJECT, {"id": project, "known": generation, **new})
+
+
+def _insert(connection: Connection, statement: Insert, rows: Sequence[dict[str, object]]) -> None:
+    if len(rows) == 1:
+        connection.execute(statement, rows[0])
+    elif rows:
+        connection.execute(statement, rows)
 
 
 def _swap(connection: Connection, statement: Update, values: dict[str, object]) -> None:
