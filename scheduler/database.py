@@ -26,6 +26,16 @@ def open_engine(url: str) -> Engine:
     return create_engine(url, pool_pre_ping=True)
 
 
+def with_snapshots(engine: Engine) -> Engine:
+    """The same engine, whose transactions see one moment throughout: REPEATABLE READ in PostgreSQL, as they are in SQLite.
+
+    In PostgreSQL a write to a row that changed since the transaction's first read fails with SQLSTATE 40001: begin anew.
+    """
+    if engine.dialect.name != "postgresql":
+        return engine
+    return engine.execution_options(isolation_level="REPEATABLE READ")
+
+
 def _open_sqlite(url: str) -> Engine:
     # `isolation_level` None: the driver begins nothing by itself.
     engine = create_engine(url, connect_args={"isolation_level": None, "timeout": LOCK_TIMEOUT_S})

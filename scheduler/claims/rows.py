@@ -107,7 +107,7 @@ class Picture:
         self._take_claims(_CLAIMS_OF.rows(connection, owners))
 
     def read_groups(self, connection: Connection, group_ids: Collection[str]) -> None:
-        """Read the generations of these groups, then their claims: what changes in between is noticed when writing."""
+        """Read the generations of these groups and their claims."""
         if group_ids:
             self.groups.update(dict.fromkeys(group_ids))
             self.groups.update({row.group_id: row.generation for row in _GROUPS.rows(connection, group_ids)})

@@ -1,10 +1,10 @@
 """Claims in a SQL database: one SQLite file for one machine, PostgreSQL where several controllers share them.
 
-A call is one transaction. It reads the rows that the rule of `check` needs, then writes each row that the outcome
-touches only if its generation is still the one that was read; where one is not, all is rolled back and the call begins
-anew. So the rule was applied to what was so at the moment of the commit, on PostgreSQL's READ COMMITTED too, without
-locks held while thinking. (SQLite's transactions run one after the other, see `scheduler.database`, so there the
-comparison never fails.)
+A call is one transaction over a snapshot. It reads the rows that the rule of `check` needs, then writes each row that
+the outcome touches only if it is still the one that was read; where one is not, all is rolled back and the call begins
+anew. So a refusal is right at the moment of the snapshot, an acceptance at the moment of the commit, without locks held
+while thinking. (PostgreSQL runs these transactions in REPEATABLE READ and refuses by itself to write a row that changed
+since; SQLite's run one after the other, see `scheduler.database`. The comparison of generations stands below both.)
 
 What covers what: a claim's host and SR rows cover limits, and hard anti-affinity, since both rivals touch the same
 host's row; the group's row covers hard affinity; the project's row covers quotas and the state of the owner itself
@@ -16,8 +16,9 @@ Commits of several threads share a transaction: while one syncs, the others' bat
 takes all of them. Each batch is checked after those before it in the same transaction; one that is refused has written
 nothing.
 
-Rejected: SERIALIZABLE (it refuses transactions that only looked at the same page), `SELECT … FOR UPDATE` (rows to lock
-are known only after reading which claims there are), advisory locks (the database would not know what they guard).
+Rejected: READ COMMITTED (two reads see two moments: a repeated request saw no key, then the claim that the key had
+made), SERIALIZABLE (it refuses transactions that only looked at the same page), `SELECT … FOR UPDATE` (rows to lock are
+known only after reading which claims there are), advisory locks (the database would not know what they guard).
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ from scheduler.claims.rows import (
 )
 from scheduler.claims.tables import CLAIMS, HOSTS, KEYS, PROJECTS, SRS
 from scheduler.claims.write import Raced, write
+from scheduler.database import with_snapshots
 from scheduler.errors import ClaimStateError, Conflict, KeyReused, KeySpent, SchedulerError
 from scheduler.placement import reasons
 
@@ -89,7 +91,7 @@ class SqlClaims:
     """
 
     def __init__(self, engine: Engine, now_s: Callable[[], float], default_quota: Quota = _NO_QUOTA) -> None:
-        self._engine = engine
+        self._engine = with_snapshots(engine)
         self._now_s = now_s
         self._default_quota = default_quota
         self._queue: deque[_Waiting] = deque()
@@ -331,7 +333,6 @@ class SqlClaims:
                 raise KeyReused(f"idempotency key {batch.key} was used for another claim; take a new key")
             return self._made(connection, batch.key, json.loads(known.owners))
         picture = Picture(self._default_quota)
-        # What a generation covers is read after it.
         picture.read_projects(connection, {claim.project for claim in batch.claims})
         picture.read_groups(connection, _groups_of(batch.claims))
         picture.read_usage(connection, _hosts_of(batch.claims), _srs_of(batch.claims))
@@ -362,12 +363,6 @@ class SqlClaims:
         picture.read_projects(connection, {claim.project for claim in claims})
         picture.read_groups(connection, _groups_of(claims))
         picture.read_usage(connection, _hosts_of(claims), _srs_of(claims))
-        if connection.dialect.name != "sqlite":
-            # Which project covers an owner is known only once its claims were read: so look whether they are still the same.
-            again = Picture(self._default_quota)
-            again.read_owners(connection, owners)
-            if [again.of(owner) for owner in owners] != [picture.of(owner) for owner in owners]:
-                raise Raced
         return picture
 
 

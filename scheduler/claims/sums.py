@@ -12,11 +12,12 @@ from scheduler.claims.check import change
 from scheduler.claims.claim import ProjectUsage, Quota
 from scheduler.claims.rows import SELECT_CLAIMS, Picture, claims_of, host_of, project_of, sr_of
 from scheduler.claims.tables import CLAIMS, DISKS, HOSTS, PROJECTS, SRS
+from scheduler.database import with_snapshots
 
 
 def wrong_sums(engine: Engine) -> list[str]:
     """A sentence for each sum that is not that of its claims and each disk that no claim has; none if all is well."""
-    with engine.begin() as connection:
+    with with_snapshots(engine).begin() as connection:
         claims = [claim for claim, _ in claims_of(connection.execute(SELECT_CLAIMS))]
         hosts = {row.host_id: host_of(row) for row in connection.execute(select(HOSTS))}
         srs = {row.sr_id: sr_of(row) for row in connection.execute(select(SRS))}

@@ -123,10 +123,14 @@ def test_one_key_claims_once(engines):
     hosts = [host(number) for number in range(4)]
     SqlClaims(engines[0], lambda: 0.0).set_limits(map(HostLimit.of, hosts))
     schedulers = [booking(engine, hosts, [], seed) for seed, engine in enumerate(engines)]
-    request = ServerRequest("s", "p", flavor(1024, 1))
-    answers = at_once(CONTROLLERS, lambda number: schedulers[number].book(request, "key").change.claims)
-    assert len(set(answers)) == 1
-    assert sum(usage.memory_mib for usage in schedulers[0].claims.usage()[0]) == 1024
+    for turn in range(8):
+        request = ServerRequest(f"s{turn}", "p", flavor(256, 1))
+
+        def work(number: int, request=request, turn=turn) -> tuple[Claim, ...]:
+            return schedulers[number].book(request, f"key{turn}").change.claims
+
+        assert len(set(at_once(CONTROLLERS, work))) == 1
+    assert sum(usage.memory_mib for usage in schedulers[0].claims.usage()[0]) == 8 * 256
 
 
 def test_a_quota_is_shared_out_once(engines):
