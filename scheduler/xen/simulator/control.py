@@ -54,7 +54,7 @@ def _route(site: Site, method: str, parts: list[str], wish: dict[str, Any]) -> A
             return _order(site, wish)
         case "DELETE", ["faults", *rest]:
             return {"removed": sum(pool.faults.cancel(_number(rest)) for pool in site.pools)}
-        case "POST", ["hosts", name, "kill" | "hang" | "revive" as what]:
+        case "POST", ["hosts", name, "kill" | "hang" | "revive" | "promote" as what]:
             return _to_host(site, name, what)
         case "POST", ["events", "lose"]:
             for pool in _pools(site, wish.get("pool")):
@@ -130,6 +130,7 @@ def _to_host(site: Site, name: str, what: str) -> Any:
         "kill": lambda: site.kill(pool, host),
         "hang": lambda: site.hang(host),
         "revive": lambda: site.revive(pool, host),
+        "promote": lambda: pool.promote(host),
     }
     acts[what]()
     return {"host": host["name_label"], "done": what}

@@ -38,6 +38,8 @@ class PoolPlan:
     host: HostPlan = HostPlan()
     shared_bytes: int = 2048 * GIB
     """Of the SR that all hosts share; 0 leaves it out."""
+    first_slot: int = 0
+    """Number of its master among the hosts of all pools, by which a host finds its address again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ TEMPLATES: Final = (
     TemplatePlan("Rocky Linux 9", 2 * GIB, 10 * GIB),
     TemplatePlan("Windows Server 2022 (64-bit)", 4 * GIB, 32 * GIB),
 )
+SLOT: Final = "sim:slot"
+"""The `other_config` key of a host that says where it is served."""
 DOM0_BYTES: Final = 2 * GIB
 XEN_BYTES: Final = 512 * MIB
 
@@ -106,6 +110,7 @@ def _host(pool: Pool, plan: PoolPlan, index: int, network: Row) -> Row:
         hostname=name,
         address=plan.addresses[index],
         enabled=True,
+        other_config={SLOT: str(plan.first_slot + index)},
         metrics=metrics.ref,
         memory_overhead=XEN_BYTES,
         API_version_major=2,

@@ -101,6 +101,12 @@ class Pool:
         """The host that answers for the pool."""
         return self.database.get("host", self.row["master"])
 
+    def promote(self, host: Row) -> None:
+        """Make a host the master; sessions end with the old one."""
+        self.database.set(self.row, master=host.ref)
+        for session in self.database.rows("session"):
+            self.database.remove(session)
+
     def is_live(self, host: Row) -> bool:
         """Whether the pool believes that a host lives."""
         metrics = self.database.find("host_metrics", host["metrics"])

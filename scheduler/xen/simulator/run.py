@@ -88,8 +88,24 @@ def run(
     clock: Callable[[], float] = time.time,
 ) -> None:
     """Serve until SIGINT or SIGTERM; `ready` is called once hosts listen. Raises BadSetting before anything is served."""
-    with _folder(settings) as folder:
+    with _folder(settings) as folder, _one_failure():
         trio.run(_serve, settings, folder, say, ready, clock)
+
+
+@contextlib.contextmanager
+def _one_failure() -> Iterator[None]:
+    """Out of nurseries' groups, the one failure that ended them, for the operator to read."""
+    try:
+        yield
+    except* saved.CannotSave as group:
+        raise BadSetting(str(_leaf(group))) from None
+    except* BadSetting as group:
+        raise _leaf(group) from None
+
+
+def _leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = group.exceptions[0]
+    return _leaf(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 @contextlib.contextmanager
@@ -136,11 +152,13 @@ def make_server(
     """The server of a site made anew, or taken from what was saved. Raises BadSetting."""
     pools = _load_pools(settings, folder, keeper, clock) or _new_pools(settings, folder, sockets, clock)
     hosts = [(pool, host) for pool in pools for host in pool.database.rows("host")]
-    if len(hosts) != len(sockets):
-        raise BadSetting(f"{folder} has {len(hosts)} hosts, {len(sockets)} were asked for: use another folder")
+    slots = [_slot(host) for _pool, host in hosts]
+    if max(slots) >= len(sockets) or len(pools) != settings.pools:
+        made = f"{len(pools)} pools with {max(slots) + 1} hosts"
+        raise BadSetting(f"{folder} was made for {made}: ask for as many, or use another folder")
     scheme = "https" if settings.tls else "http"
-    for (pool, host), each in zip(hosts, sockets, strict=True):
-        address, port = each.getsockname()[:2]
+    for pool, host in hosts:
+        address, port = sockets[_slot(host)].getsockname()[:2]
         pool.urls[host.ref] = f"{scheme}://{address}:{port}"
         pool.database.set(host, address=_address(settings, address, port))
         for pif in pool.database.all("PIF", host["PIFs"]):
@@ -159,12 +177,17 @@ def _address(settings: Settings, address: str, port: int) -> str:
 
 
 def server_listeners(site: Site, sockets: list[socket.socket]) -> list[tuple[Pool, Row, trio.SocketListener]]:
-    """Each host with the listener at which it is served, in the order of the sockets."""
-    hosts = [(pool, host) for pool in site.pools for host in pool.database.rows("host")]
+    """Each host with the listener at which it is served."""
     return [
-        (pool, host, trio.SocketListener(trio.socket.from_stdlib_socket(each)))
-        for (pool, host), each in zip(hosts, sockets, strict=True)
+        (pool, host, trio.SocketListener(trio.socket.from_stdlib_socket(sockets[_slot(host)])))
+        for pool in site.pools
+        for host in pool.database.rows("host")
     ]
+
+
+def _slot(host: Row) -> int:
+    """The number of a host among all that there were when its pool was made."""
+    return int(host["other_config"].get(layout.SLOT, "0"))
 
 
 def _new_pool(settings: Settings, index: int, disks: Disks, clock: Callable[[], float]) -> Pool:
@@ -190,7 +213,9 @@ def _new_pools(
         own = sockets[index * settings.hosts : (index + 1) * settings.hosts]
         addresses = tuple(str(each.getsockname()[0]) for each in own)
         host = layout.HostPlan(settings.memory_gib * GIB, settings.cpus, settings.local_gib * GIB, settings.local_type)
-        layout.build(pool, layout.PoolPlan(pool.name, addresses, host, settings.shared_gib * GIB))
+        layout.build(
+            pool, layout.PoolPlan(pool.name, addresses, host, settings.shared_gib * GIB, index * settings.hosts)
+        )
         pools.append(pool)
     return pools
 

@@ -20,7 +20,8 @@ from typing import Any, BinaryIO, Final
 
 import orjson
 
-from scheduler.xen.simulator.allowed import refresh
+from scheduler.xen.simulator import guest
+from scheduler.xen.simulator.allowed import is_null, refresh
 from scheduler.xen.simulator.database import Row
 from scheduler.xen.simulator.failure import Failure
 from scheduler.xen.simulator.pool import Pool
@@ -34,6 +35,10 @@ SNAPSHOT: Final = "pools.json"
 LOCK: Final = "lock"
 JOURNAL_MAX_BYTES: Final = 32 << 20
 """A longer journal is folded into a new snapshot."""
+
+
+class CannotSave(Exception):
+    """The disk takes no more: what clients would be told could not be kept, so nothing more is served."""
 
 
 class Unreadable(Exception):
@@ -86,11 +91,15 @@ class Keeper:
         if self._site is None or self._journal is None:
             return
         lines = [line for index, pool in enumerate(self._site.pools) for line in self._news(index, pool)]
-        if lines:
+        if not lines:
+            return
+        try:
             self._journal.write(b"".join(lines))
             self._journal.flush()
             if self._journal.tell() > JOURNAL_MAX_BYTES:
                 self._snapshot()
+        except OSError as error:
+            raise CannotSave(f"cannot write to {self._folder}: {error.strerror}") from None
 
     def close(self) -> None:
         """Write the last snapshot and give the folder back."""
@@ -209,6 +218,8 @@ def _end_operations(pool: Pool) -> None:
             pool.database.set(task, status="failure", error_info=failure, finished=pool.now())
     for vm in pool.database.rows("VM"):
         pool.database.set(vm, scheduled_to_be_resident_on=pool.database.null)
+        if vm["power_state"] == "Running" and not vm["is_control_domain"] and is_null(vm["guest_metrics"]):
+            guest.boot(pool, vm)
 
 
 def _match_disks(pools: list[Pool]) -> None:

@@ -23,6 +23,7 @@ from scheduler.xen.simulator.dispatch import Operation, serve
 from scheduler.xen.simulator.failure import Failure
 from scheduler.xen.simulator.http import Cut, Exchange, Refused, serve_stream
 from scheduler.xen.simulator.pool import Pool
+from scheduler.xen.simulator.saved import CannotSave
 from scheduler.xen.simulator.site import Site
 from scheduler.xen.simulator.wire import (
     BadRequest,
@@ -96,8 +97,10 @@ class Server:
             stream = trio.SSLStream(socket_stream, context, server_side=True, https_compatible=True)
         try:
             await serve_stream(stream, partial(self._handle, pool, host))
-        except* (trio.BrokenResourceError, ssl.SSLError):
-            pass
+        except CannotSave:
+            raise
+        except Exception:
+            _log.exception("connection ended by an error of the simulator")
 
     async def _handle(self, pool: Pool, host: Row, exchange: Exchange) -> None:
         if exchange.path.startswith(control.PREFIX):

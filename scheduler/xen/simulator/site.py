@@ -17,6 +17,9 @@ class Site:
         self.pools = tuple(pools)
         self.hung: set[str] = set()
         """References of hosts that take connections and never answer."""
+        for pool in pools:
+            for host in pool.database.all("host", sorted(pool.dead)):
+                self._notice_death(pool, host)
 
     def run_due(self, now: float) -> None:
         """Resume all operations of all pools whose time has come, in the order of their times."""
@@ -60,6 +63,10 @@ class Site:
             return
         pool.dead.add(host.ref)
         self._fail_work(host)
+        self._notice_death(pool, host)
+
+    def _notice_death(self, pool: Pool, host: Row) -> None:
+        """Have the pool call a dead host dead when the lag is over."""
 
         def notice() -> None:
             if host.ref in pool.dead:

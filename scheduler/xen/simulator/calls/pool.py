@@ -19,14 +19,7 @@ def designate_new_master(call: Call, host: Row) -> None:
     call.pool.reach(host)
     if host is call.pool.master:
         return
-    promote(call.pool.row, host, call)
-
-
-def promote(row: Row, host: Row, call: Call) -> None:
-    """Make a host the pool's master."""
-    call.database.set(row, master=host.ref)
-    for session in call.database.rows("session"):
-        call.database.remove(session)
+    call.pool.promote(host)
 
 
 @message("pool.recover_slaves() -> host ref set")

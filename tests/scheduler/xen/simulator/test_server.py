@@ -6,7 +6,9 @@ import http.client
 import json
 import os
 import signal
+import socket
 import ssl
+import time
 import urllib.parse
 import xmlrpc.client
 from collections.abc import Iterator
@@ -230,16 +232,70 @@ def test_a_poll_is_answered_by_a_change(xensim: Xensim, session: Session) -> Non
 
 
 def test_a_dead_master_answers_nothing_but_its_control(xensim: Xensim, session: Session) -> None:
-    """Its connections are cut; other hosts go on sending there; it comes back."""
+    """Its connections are cut, and the others send there until one of them is promoted; it comes back as a slave."""
+    host = session.call("host.get_all")[1]
     assert xensim.control("POST", "/hosts/pool1-h1/kill", {}, at=1) == {"host": "pool1-h1", "done": "kill"}
     try:
         with pytest.raises((http.client.HTTPException, ConnectionError)):
             session.call("host.get_all")
         hosts = xensim.control("GET", "/", at=0)["pools"][0]["hosts"]
-        assert [host["state"] for host in hosts] == ["dead", "up", "up"]
+        assert [each["state"] for each in hosts] == ["dead", "up", "up"]
+        slave: Any = xmlrpc.client.ServerProxy(xensim.urls[1])
+        assert slave.session.login_with_password("root", "root")["ErrorDescription"] == ["HOST_IS_SLAVE", "127.0.0.1"]
+        xensim.control("POST", "/hosts/pool1-h2/promote", {}, at=2)
+        promoted = Session(xensim.urls[1])
+        assert promoted.call("pool.get_master", promoted.call("pool.get_all")[0]) == host
+        assert len(promoted.call("host.get_all")) == 3
     finally:
+        xensim.control("POST", "/hosts/pool1-h1/revive", {}, at=1)
+        xensim.control("POST", "/hosts/pool1-h1/promote", {}, at=1)
+    assert len(Session(xensim.urls[0]).call("host.get_all")) == 3
+
+
+@pytest.mark.parametrize("order", ["host", "call"])
+def test_what_hangs_does_not_answer(xensim: Xensim, session: Session, order: str) -> None:
+    """A hung host, and a call that was ordered to hang: the client's patience ends first, others are served."""
+    if order == "host":
+        xensim.control("POST", "/hosts/pool1-h1/hang", {})
+    else:
+        xensim.control("POST", "/faults", {"method": "VM.get_all", "hang": True})
+    parts = urllib.parse.urlsplit(xensim.urls[0])
+    connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=0.3)
+    try:
+        connection.request("POST", "/", xmlrpc.client.dumps((session.ref,), "VM.get_all").encode())
+        with pytest.raises(TimeoutError):
+            connection.getresponse()
+    finally:
+        connection.close()
         xensim.control("POST", "/hosts/pool1-h1/revive", {})
-    assert len(session.call("host.get_all")) == 3
+        xensim.control("DELETE", "/faults")
+    assert session.call("VM.get_all")[0].startswith("OpaqueRef:")
+
+
+def test_a_slow_call_takes_its_time(xensim: Xensim, session: Session) -> None:
+    """The delay that was ordered passes before the answer; other calls are quick."""
+    xensim.control("POST", "/faults", {"method": "VM.get_all", "delay_s": 0.4, "count": 1})
+    begin = time.monotonic()
+    session.call("VM.get_all")
+    assert time.monotonic() - begin >= 0.4
+
+
+def test_an_upload_that_breaks_off_fails_its_task(xensim: Xensim, session: Session) -> None:
+    """A client that goes away in the middle leaves a failed task and a disk that is free again."""
+    vdi = session.vdi(session.local_sr(0))
+    task = session.call("task.create", "upload", "")
+    query = urllib.parse.urlencode({"session_id": session.ref, "vdi": vdi, "task_id": task})
+    parts = urllib.parse.urlsplit(xensim.urls[0])
+    token = session.call("event.from", [f"task/{task}"], "", 0.0)["token"]
+    with socket.create_connection((str(parts.hostname), parts.port), timeout=10) as raw:
+        head = f"PUT /import_raw_vdi?{query} HTTP/1.1\r\nHost: x\r\nContent-Length: {8 * MIB}\r\n\r\n"
+        raw.sendall(head.encode() + bytes(MIB))
+        assert raw.recv(100).startswith(b"HTTP/1.1 200")
+        assert session.call("VDI.destroy", vdi)[0] == "OTHER_OPERATION_IN_PROGRESS"
+    while session.call("task.get_status", task) == "pending":
+        token = session.call("event.from", [f"task/{task}"], token, 5.0)["token"]
+    assert session.call("task.get_error_info", task)[0] == "VDI_IO_ERROR"
+    assert session.call("VDI.destroy", vdi) == ""
 
 
 def test_orders_that_make_no_sense_are_refused(xensim: Xensim) -> None:
@@ -260,8 +316,6 @@ def test_orders_that_make_no_sense_are_refused(xensim: Xensim) -> None:
 
 def test_bytes_that_are_no_http_do_not_harm(xensim: Xensim, session: Session) -> None:
     """A client that speaks nonsense gets an error, and others nothing of it."""
-    import socket
-
     parts = urllib.parse.urlsplit(xensim.urls[0])
     for junk in (
         b"\x16\x03\x01\x02\x00nonsense\r\n\r\n",
