@@ -13,7 +13,7 @@ import trio
 from scheduler.hypervisor import Gone, NextSr, Refused, Unreachable
 from scheduler.xen import tags
 from scheduler.xen.errors import NoAnswer
-from scheduler.xen.facts import attached_hosts, text, uuid_of
+from scheduler.xen.facts import attached_hosts, is_arriving, refs, text, uuid_of
 from scheduler.xen.follower import Follower
 from scheduler.xen.picture import Picture
 from scheduler.xen.session import PoolSession
@@ -48,7 +48,9 @@ class Context:
         found = [
             (ref, vm)
             for ref, vm in picture.table("VM").items()
-            if not tags.is_snapshot(vm) and tags.server_of(vm, self.cluster) == server_id
+            if not tags.is_snapshot(vm)
+            and tags.server_of(vm, self.cluster) == server_id
+            and not is_arriving(picture, vm)
         ]
         found.sort(
             key=lambda item: (not tags.is_unfinished(item[1], self.cluster), tags.build_of(item[1], self.cluster))
@@ -71,9 +73,10 @@ class Context:
         ]
 
     def find_disk(self, picture: Picture, disk_id: str) -> tuple[str, Record] | None:
-        """A disk, whole or not; a whole one first."""
+        """A disk, whole or not; a whole one first, and one that is in a VM before its copy that is being made by a
+        move."""
         found = [(ref, vdi) for ref, vdi in picture.table("VDI").items() if tags.disk_of(vdi, self.cluster) == disk_id]
-        found.sort(key=lambda item: tags.is_unfinished(item[1], self.cluster))
+        found.sort(key=lambda item: (tags.is_unfinished(item[1], self.cluster), not refs(item[1], "VBDs")))
         return found[0] if found else None
 
     def disk(self, picture: Picture, disk_id: str) -> tuple[str, Record]:

@@ -33,6 +33,7 @@ from scheduler.hypervisor import (
     VmFacts,
     WrongState,
 )
+from scheduler.xen.arrivals import Arrivals
 from scheduler.xen.attachments import Attachments
 from scheduler.xen.building import Building
 from scheduler.xen.context import Context
@@ -65,8 +66,9 @@ class XenPool:
         transfers = Transfers(context)
         disks = Disks(context, transfers)
         self._attachments = Attachments(context)
-        self._migrations = Migrations(context)
-        self._servers = Servers(context, disks, self._migrations)
+        self._arrivals = Arrivals(context)
+        self._migrations = Migrations(context, self._arrivals)
+        self._servers = Servers(context, disks, self._arrivals)
         self._building = Building(context, self._servers, disks, self._attachments)
         self._snapshots = Snapshots(context, self._servers, disks, self._attachments)
         self._volumes = Volumes(context, disks, transfers)
@@ -99,6 +101,8 @@ class XenPool:
         """See `Hypervisor.inventory`."""
         picture = self._follower.picture
         if fresh or not self._follower.is_current:
+            picture = await self._follower.now()
+        if await self._arrivals.welcome(picture):
             picture = await self._follower.now()
         await self._follower.probe_all(max_age_s=0.0 if fresh else PROBE_AGE_S_MAX)
         await self._ask_memory(picture, fresh)

@@ -66,6 +66,17 @@ def uuid_of(picture: Picture, name: str, ref: str) -> str:
     return text(picture.record(name, ref), "uuid")
 
 
+def pool_uuid(picture: Picture) -> str:
+    """The pool's own."""
+    return text(next(iter(picture.table("pool").values()), {}), "uuid")
+
+
+def is_arriving(picture: Picture, vm: Record) -> bool:
+    """Whether a VM is on its way from another pool, and so not yet what its tags say. See `arrivals`."""
+    passport = mapping(vm, "other_config").get(tags.PASSPORT, "")
+    return bool(passport) and passport.partition(" ")[0] != pool_uuid(picture)
+
+
 def is_server(vm: Record) -> bool:
     """Whether a VM record is a VM that takes up room: no template, no control domain, no snapshot."""
     return not vm.get("is_a_template") and not vm.get("is_control_domain") and not tags.is_snapshot(vm)
@@ -184,7 +195,7 @@ def vm_facts(picture: Picture, vm: Record, cluster: str) -> VmFacts:
         else "",
         memory_bytes=number(vm, "memory_static_max"),
         vcpu_count=number(vm, "VCPUs_max"),
-        server_id=tags.server_of(vm, cluster),
+        server_id="" if is_arriving(picture, vm) else tags.server_of(vm, cluster),
         snapshot_id=tags.snapshot_of_server(vm, cluster),
         build=tags.build_of(vm, cluster),
         unfinished=tags.is_unfinished(vm, cluster),

@@ -12,14 +12,11 @@ What the receiving pool calls its SRs and networks (references) is of no meaning
 knows uuids only. So the ticket carries the receiver's references beside the pool's own words, under keys that are
 taken off before it is sent.
 
-XenAPI carries a VM's tags along. Whether it does so with the disks' depends on the version, so they are written on
-the VM as well, by device number, and put back where they are missing: at once within a pool, and at the first look by
-the receiver's driver (`heal`).
+A move within the pool may lose the disks' tags, depending on the pool's version: they are put back. What a move to
+another pool needs beyond that is in `arrivals`.
 """
 
 from __future__ import annotations
-
-import json
 
 from scheduler.hypervisor import (
     Gone,
@@ -32,10 +29,10 @@ from scheduler.hypervisor import (
     Refused,
     WrongState,
 )
-from scheduler.xen import tags
+from scheduler.xen.arrivals import Arrivals
 from scheduler.xen.context import Context
 from scheduler.xen.errors import CallFailed, Cancelled, NoAnswer
-from scheduler.xen.facts import attached_hosts, mapping, refs, text, uuid_of, vbds_of
+from scheduler.xen.facts import attached_hosts, refs, text, uuid_of, vbds_of
 from scheduler.xen.picture import Picture
 from scheduler.xen.session import Value
 from scheduler.xen.tags import Record
@@ -43,15 +40,14 @@ from scheduler.xen.tasks import nothing
 
 OURS = "ringstead "
 """What the keys of a ticket begin with that are not the pool's."""
-DISKS = "ringstead-disks"
-"""On a VM that leaves its pool: the tags of its disks by device number, as JSON."""
 
 
 class Migrations:
     """Moves of servers out of, within, and into one pool."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, arrivals: Arrivals) -> None:
         self._context = context
+        self._arrivals = arrivals
 
     async def prepare_receive(self, host: str, network: str = "") -> MigrationTicket:
         """See `Hypervisor.prepare_receive`."""
@@ -74,38 +70,6 @@ class Migrations:
             if pif is not None and pif.get("management") is True:
                 return text(pif, "network")
         raise NextHost(f"pool {self._context.name}: host {text(host, 'name_label')} has no management network")
-
-    async def heal(self, vm: str, record: Record) -> bool:
-        """Put the tags back on the disks of a VM that came from another pool; whether there was anything to do."""
-        if DISKS not in mapping(record, "other_config"):
-            return False
-        picture = await self._context.now()
-        try:
-            written = json.loads(mapping(record, "other_config")[DISKS])
-        except ValueError:
-            written = {}
-        await self._put_back(picture, vm, written if isinstance(written, dict) else {})
-        await self._context.put_tags("VM", vm, {}, drop=(DISKS,))
-        return True
-
-    def _written(self, picture: Picture, vm: Record) -> dict[str, dict[str, str]]:
-        """The tags of a VM's disks by device number."""
-        found = {}
-        for _, vbd in vbds_of(picture, vm):
-            config = mapping(picture.record("VDI", text(vbd, "VDI")), "other_config")
-            if config.get(tags.CLUSTER) == self._context.cluster:
-                found[text(vbd, "userdevice")] = {
-                    key: value for key, value in config.items() if key.startswith("ringstead-")
-                }
-        return found
-
-    async def _put_back(self, picture: Picture, vm: str, written: dict[str, dict[str, str]]) -> None:
-        record = picture.record("VM", vm)
-        for _, vbd in vbds_of(picture, record) if record is not None else ():
-            wanted = written.get(text(vbd, "userdevice"), {})
-            has = mapping(picture.record("VDI", text(vbd, "VDI")), "other_config")
-            if isinstance(wanted, dict) and any(has.get(key) != value for key, value in wanted.items()):
-                await self._context.put_tags("VDI", text(vbd, "VDI"), {str(key): str(wanted[key]) for key in wanted})
 
     async def migrate(self, server_id: str, migration: Migration, progress: Progress = nothing) -> None:
         """See `Hypervisor.migrate`."""
@@ -165,7 +129,7 @@ class Migrations:
         context, ticket = self._context, migration.ticket
         if ticket is None:
             raise Refused(f"pool {context.name}: a move with disks needs a ticket from the receiving host")
-        written = self._written(picture, vm)
+        written = self._arrivals.disk_tags(picture, vm)
         vdi_map = {
             context.disk(picture, disk_id)[0]: self._there(ticket, "SR", sr) for disk_id, sr in migration.disks.items()
         }
@@ -175,7 +139,7 @@ class Migrations:
         arguments: tuple[Value, ...] = (ref, token, live, vdi_map, vif_map, {"force": "false"}, {})
         await context.call("VM.assert_can_migrate", *arguments)
         if not inside:
-            await context.put_tags("VM", ref, {DISKS: json.dumps(written)})
+            await self._arrivals.give_passport(picture, ref, vm)
         try:
             await context.task("VM.migrate_send", *arguments, progress=progress)
         except NoAnswer:
@@ -183,10 +147,10 @@ class Migrations:
                 raise
         except HypervisorError:
             if not inside:
-                await context.put_tags("VM", ref, {}, drop=(DISKS,))
+                await self._arrivals.take_passport(ref)
             raise
         if inside:
-            await self._put_back(await context.now(), ref, written)
+            await self._arrivals.put_back(await context.now(), ref, written)
 
     async def _arrived(self, ref: str, migration: Migration, inside: bool) -> bool:
         """Where the VM is, once nothing moves it any more. Raises MigrationFailed if it is where it was."""

@@ -20,11 +20,11 @@ from scheduler.hypervisor import (
     WrongState,
 )
 from scheduler.xen import tags
+from scheduler.xen.arrivals import Arrivals
 from scheduler.xen.context import Context
 from scheduler.xen.disks import Disks
 from scheduler.xen.errors import NoAnswer
 from scheduler.xen.facts import refs, text, vbds_of, vm_facts
-from scheduler.xen.migration import Migrations
 from scheduler.xen.picture import Picture
 from scheduler.xen.tags import Record
 from scheduler.xen.undo import undoing
@@ -37,16 +37,16 @@ UNWILLING = frozenset({"VM_SHUTDOWN_TIMEOUT", "VM_FAILED_SHUTDOWN_ACKNOWLEDGMENT
 class Servers:
     """VMs of one pool."""
 
-    def __init__(self, context: Context, disks: Disks, migrations: Migrations) -> None:
+    def __init__(self, context: Context, disks: Disks, arrivals: Arrivals) -> None:
         self._context = context
         self._disks = disks
-        self._migrations = migrations
+        self._arrivals = arrivals
 
     async def find(self, server_id: str) -> VmFacts | None:
         """The server's VM, a whole one if there is one."""
         picture = await self._context.now()
         found = self._context.vms_of(picture, server_id)
-        if found and await self._migrations.heal(*found[0]):
+        if not found and await self._arrivals.welcome(picture):
             picture = await self._context.now()
             found = self._context.vms_of(picture, server_id)
         return vm_facts(picture, found[0][1], self._context.cluster) if found else None

@@ -34,6 +34,7 @@ BUILD = "ringstead-build"
 SNAPSHOT = "ringstead-snapshot"
 SNAPSHOT_OF = "ringstead-snapshot-of"
 UNFINISHED = "ringstead-unfinished"
+PASSPORT = "ringstead-passport"
 
 BIRTH = re.compile(r"ringstead ([A-Za-z0-9-]{1,64}) builds ([A-Za-z0-9-]{1,64}), attempt (\d{1,19})")
 

@@ -141,7 +141,7 @@ async def test_to_another_pool(two: tuple[Simulation, XenPool, XenPool], keeps_t
     found = await second.find_server("s1")
     assert found is not None
     assert (found.power, [disk.disk_id for disk in found.disks]) == (PowerState.RUNNING, ["s1-root"])
-    assert "ringstead-disks" not in sim.servers(1)[0]["other_config"]
+    assert "ringstead-passport" not in sim.servers(1)[0]["other_config"]
     [disk] = (await second.inventory(fresh=True)).disks
     assert (disk.disk_id, disk.server_id, disk.unfinished) == ("s1-root", "s1", False)
     assert await first.find_server("s1") is None
@@ -287,3 +287,40 @@ async def test_three_at_once(sim: Simulation, pool: XenPool) -> None:
     assert crowded == ["TOO_MANY_STORAGE_MIGRATES"]
     hosts = [vm.host for vm in (await pool.inventory(fresh=True)).vms]
     assert hosts.count(there.uuid) == 3
+
+
+async def test_a_server_on_its_way_is_not_taken_for_arrived(two: tuple[Simulation, XenPool, XenPool]) -> None:
+    """Its record over there, halted and with our tags, is nobody's until the move is over: it still runs where it
+    was."""
+    sim, first, second = two
+    await running(first, await first.inventory())
+    move = await crossing(first, second)
+    sim.pool(0).latencies = SLOW
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(first.migrate, "s1", move)
+        with trio.fail_after(20):
+            while not sim.servers(1):
+                await trio.sleep(0.02)
+        assert await second.find_server("s1") is None
+        assert [vm.server_id for vm in (await second.inventory(fresh=True)).vms] == [""]
+        assert [vm.server_id for vm in (await first.inventory(fresh=True)).vms] == ["s1"]
+        [twin] = sim.servers(1)
+        assert twin["power_state"] == "Halted"
+        sim.pool(1).database.set(twin, current_operations={})  # not every pool marks what comes in
+        sim.settle()
+        assert await second.find_server("s1") is None
+    assert [vm.server_id for vm in (await second.inventory(fresh=True)).vms] == ["s1"]
+    assert (await first.inventory(fresh=True)).vms == ()
+
+
+async def test_a_crossing_that_fails_leaves_the_server_as_it_was(two: tuple[Simulation, XenPool, XenPool]) -> None:
+    """No passport is left on it, and nothing over there."""
+    sim, first, second = two
+    await running(first, await first.inventory())
+    sim.fault("VM.migrate_send", error=["VM_MIGRATE_FAILED", "vm", "a", "b", "mirror broke"], count=1)
+    with pytest.raises(MigrationFailed):
+        await first.migrate("s1", await crossing(first, second))
+    [vm] = sim.servers(0)
+    assert "ringstead-passport" not in vm["other_config"]
+    assert sim.servers(1) == []
+    assert sim.disks(1) == []
