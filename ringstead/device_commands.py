@@ -66,8 +66,9 @@ def show(name: str, data: Path, config: Path | None, as_json: bool) -> None:
     """Show all figures of a device of this machine."""
     answer = _ask(name, data, config, "status")
     if name not in answer["devices"]:
-        closed = " (it can't be opened, see the log)" if name in answer["closed"] else ""
-        raise UsageError(f"the process does not serve {name!r}{closed}; it serves {', '.join(answer['devices'])}")
+        if name in answer["closed"]:
+            raise RingsteadError(f"{name} is not open: {answer['closed'][name]}; it is tried again by itself")
+        raise UsageError(f"the process serves no device {name!r}; it serves {', '.join(answer['devices'])}")
     _print(name, answer["devices"][name], as_json)
 
 

@@ -15,6 +15,8 @@ does that in place, without a restart of the process. What it missed meanwhile t
 A device that was fenced for a read is, once released, let go on for GRACE_S whatever reads fail: the auditor must be able to
 write the object whose bytes can't be read to another place, and until it has, every read of it fails as before.
 
+A device that cannot be opened, at the start or anew, is tried again: it comes back when its disk is mounted.
+
 Invariants: a device is in `devices` exactly while it is open and served; one operator's wish at a time.
 """
 
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -35,6 +38,8 @@ from storage_node.errors import DeviceFenced
 from storage_node.suspects import take_disk_error
 
 LOOK_S: Final = 1.0
+TRY_AGAIN_S: Final = 5.0
+"""How often it is tried to open what could not be opened: finding out may take reading a whole log."""
 READ_FAILED: Final = "the disk failed to read"
 """How the reason of such a fence begins."""
 GRACE_S: Final = 900.0
@@ -57,7 +62,13 @@ class DeviceServer(Protocol):
 class DeviceDesk:
     """Of one process. `devices` is the process's own table of open devices, which changes as devices come and go."""
 
-    def __init__(self, devices: dict[str, Device], server: DeviceServer, open_device: Callable[[str], Device]) -> None:
+    def __init__(
+        self,
+        devices: dict[str, Device],
+        server: DeviceServer,
+        open_device: Callable[[str], Device],
+        failed: Mapping[str, RingsteadError] = {},
+    ) -> None:
         self._devices = devices
         self._server = server
         self._open_device = open_device
@@ -66,14 +77,19 @@ class DeviceDesk:
         self._places: dict[Device, tuple[int, int] | None] = {}
         """Which directory was opened, as its identity file's device and inode."""
         self._released_s: dict[str, float] = {}
-        self._closed: set[str] = set()
-        """Taken out to be opened anew, which failed: tried again."""
+        self._closed: dict[str, str] = {}
+        """Devices of this process that could not be opened, and why: tried again."""
+        self._try_at_s = 0.0
+        for name, error in failed.items():
+            self._could_not_open(name, error)
 
     async def run(self) -> None:
         """Watch until cancelled."""
         while True:
-            for name in list(self._closed):
-                await self._try_again(name)
+            if trio.current_time() >= self._try_at_s:
+                self._try_at_s = trio.current_time() + TRY_AGAIN_S
+                for name in list(self._closed):
+                    await self._try_again(name)
             for name, device in list(self._devices.items()):
                 self.look(name, device)
             await trio.sleep(LOOK_S)
@@ -121,7 +137,7 @@ class DeviceDesk:
         """What the control socket offers."""
 
         async def status(_: Mapping[str, Any]) -> Answer:
-            return {"devices": {name: self.describe(name) for name in self._devices}, "closed": sorted(self._closed)}
+            return {"devices": {name: self.describe(name) for name in self._devices}, "closed": dict(self._closed)}
 
         async def fence(request: Mapping[str, Any]) -> Answer:
             return await self.fence(str(request["name"]), str(request.get("reason", "")))
@@ -172,6 +188,8 @@ class DeviceDesk:
 
     def _device(self, name: str) -> Device:
         device = self._devices.get(name)
+        if device is None and name in self._closed:
+            raise Refused(f"{name} is not open: {self._closed[name]}; it is tried again by itself")
         if device is None:
             raise Refused(f"this process serves no device {name!r}; it serves {', '.join(self._devices) or 'none'}")
         return device
@@ -181,12 +199,16 @@ class DeviceDesk:
         device = await self._server.remove_device(name)
         del self._devices[name]
         await trio.to_thread.run_sync(device.close)
-        self._closed.add(name)
+        self._closed[name] = "it is being opened anew"
         return await self._open(name)
 
     async def _open(self, name: str) -> Device:
-        device = await trio.to_thread.run_sync(self._open_device, name)
-        self._closed.discard(name)
+        try:
+            device = await trio.to_thread.run_sync(self._open_device, name)
+        except RingsteadError as error:
+            self._could_not_open(name, error)
+            raise
+        self._closed.pop(name, None)
         self._devices[name] = device
         self._server.add_device(name, device)
         log.info("a device was opened anew", device=name, notes=device.notes)
@@ -195,14 +217,15 @@ class DeviceDesk:
     async def _try_again(self, name: str) -> None:
         async with self._turn:
             if name in self._devices:  # somebody else has opened it
-                self._closed.discard(name)
+                del self._closed[name]
                 return
-            try:
+            with suppress(RingsteadError):
                 await self._open(name)
-            except RingsteadError as error:
-                if self._said.get(name) != f"closed: {error}":
-                    self._said[name] = f"closed: {error}"
-                    log.error("a device can't be opened; it is tried again", device=name, reason=str(error))
+
+    def _could_not_open(self, name: str, error: RingsteadError) -> None:
+        if self._closed.get(name) != str(error):
+            log.error("a device can't be opened; it is tried again", device=name, reason=str(error))
+        self._closed[name] = str(error)
 
 
 def _place_of(path: Path) -> tuple[int, int] | None:

@@ -10,8 +10,8 @@ What operators see of its devices and can do with them is in device_desk.py.
 Either way peers are told which rings are in force here, and given them (ring_files.py). A peer that knows a newer ring than
 this node says so in its handshake; a service that follows rings then fetches it, in case nothing else on its node does.
 
-Invariants: a device that cannot be opened costs the others nothing once the service is up (it is tried again); a device is
-let go only when no ring in force has it, which it is not before its move is done.
+Invariants: a device that cannot be opened costs the others nothing (it is tried again); a device is let go only when no
+ring in force has it, which it is not before its move is done.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ async def run_storage(config: StorageConfig, stop: Stop, ready: Callable[[], Non
     key = load_cluster_key(config.cluster_key_file)
     following = None if config.listen else _Following(config, key)
     addresses = _named_devices(config) if following is None else await following.begin()
-    devices = {name: open_device(config, name) for name in addresses}
+    devices, failed = _open_all(config, addresses)
     try:
         listeners = _Listeners(config)
         files = RingFiles(config.ring_file)
@@ -71,7 +71,7 @@ async def run_storage(config: StorageConfig, stop: Stop, ready: Callable[[], Non
             await nursery.start(server.serve, listeners.open(addresses.values()))
             if following is not None:
                 nursery.start_soon(following.run, server, devices, listeners)
-            desk = DeviceDesk(devices, server, partial(open_device, config))
+            desk = DeviceDesk(devices, server, partial(open_device, config), failed)
             nursery.start_soon(desk.run)
             await nursery.start(serve_control, control_path(config.socket_dir, config.title), desk.operations())
             ready()
@@ -81,6 +81,20 @@ async def run_storage(config: StorageConfig, stop: Stop, ready: Callable[[], Non
     finally:
         for device in devices.values():
             device.close()
+
+
+def _open_all(config: StorageConfig, names: Iterable[str]) -> tuple[dict[str, Device], dict[str, RingsteadError]]:
+    """The devices that can be opened, and why the others can't. Raises RingsteadError where none can."""
+    devices: dict[str, Device] = {}
+    failed: dict[str, RingsteadError] = {}
+    for name in names:
+        try:
+            devices[name] = open_device(config, name)
+        except RingsteadError as error:
+            failed[name] = error
+    if not devices:
+        raise next(iter(failed.values()))
+    return devices, failed
 
 
 def _named_devices(config: StorageConfig) -> dict[str, Address]:

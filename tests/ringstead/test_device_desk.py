@@ -150,6 +150,8 @@ async def test_a_directory_that_went_away_fences_its_device(process: Process) ->
     with pytest.raises(Refused, match="not mounted"):
         await process.desk.release("d")
     assert (process.devices, process.served) == ({}, set())
+    with pytest.raises(Refused, match=r"d is not open: .*tried again by itself"):
+        await process.desk.fence("d", "")
     Device.create(process.folder / "d", "d")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(process.desk.run)

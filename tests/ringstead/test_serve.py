@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -187,6 +188,45 @@ def test_a_wrong_key_opens_nothing(nodes: list[Node]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr.startswith("ringstead: no device answers")
+
+
+def test_a_machine_without_a_proxy_shows_its_figures(nodes: list[Node]) -> None:
+    """Those of its daemons and devices, at the address that its daemons are given; they stop in order."""
+    node, port = nodes[0], free_port()
+    node.serve("storage")
+    node.serve("daemons", f'metrics_listen = "{node.node}:{port}"')
+    page, give_up_s = b"", monotonic() + 30
+    while b"ringstead_device_up" not in page and monotonic() < give_up_s:
+        with urllib.request.urlopen(f"http://{node.node}:{port}/metrics", timeout=10) as response:
+            page = response.read()
+    assert b'ringstead_device_up{device="sdb",region="1",zone="1"} 1.0' in page
+    assert b'ringstead_daemon_paused{daemon="replicator"} 0.0' in page
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"http://{node.node}:{port}/", timeout=10)
+    assert node.stop() == [0, 0]
+    assert not list((node.folder / "run").glob("*.json"))
+
+
+def test_a_device_that_cannot_be_opened_costs_the_others_nothing(nodes: list[Node]) -> None:
+    """Its process serves the others, says why that one is missing, and serves it as soon as it can be opened."""
+    node = nodes[0]
+    junk = node.folder / "devices" / "sdc" / "junk"
+    junk.parent.mkdir(parents=True)
+    junk.touch()
+    node.serve("storage", f'listen = "{node.node}:{free_port()}"', 'devices = ["sdb", "sdc"]')
+
+    def shown(name: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "ringstead", "device", "show", name]
+        command += ["--config", str(node.folder / "storage.toml")]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    assert "sdb takes writes" in shown("sdb").stdout
+    assert "sdc is not open" in shown("sdc").stderr
+    junk.unlink()
+    give_up_s = monotonic() + 40
+    while (done := shown("sdc")).returncode and monotonic() < give_up_s:
+        assert done.stderr.startswith("ringstead: sdc is not open")
+    assert "sdc takes writes" in done.stdout
 
 
 @pytest.mark.parametrize(
