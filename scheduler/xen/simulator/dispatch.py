@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import GeneratorType
 from typing import Any, Final
 
@@ -61,19 +62,24 @@ def all_methods() -> list[str]:
     return sorted(set(names))
 
 
-def serve(pool: Pool, host: Row, method: str, arguments: Sequence[Any], site: Any) -> Any:
+def serve(
+    pool: Pool, host: Row, method: str, arguments: Sequence[Any], site: Any, ordered: Failure | None = None
+) -> Any:
     """Answer a method called at a host: a result, a `Pending` event poll (`calls.event`), or an `Operation`.
 
-    Raises the Failure to answer with.
+    `ordered` is a failure to end in instead of doing anything, an asynchronous call in its task. Raises the Failure to
+    answer with.
     """
+    if ordered is not None and not method.startswith("Async."):
+        raise ordered
     site.run_due(pool.clock())
     try:
-        return _serve(pool, host, method, arguments, site)
+        return _serve(pool, host, method, arguments, site, ordered)
     finally:
         site.refresh()
 
 
-def _serve(pool: Pool, host: Row, method: str, arguments: Sequence[Any], site: Any) -> Any:
+def _serve(pool: Pool, host: Row, method: str, arguments: Sequence[Any], site: Any, ordered: Failure | None) -> Any:
     if method == "system.listMethods":
         return all_methods()
     if method in _SESSION_METHODS:
@@ -91,7 +97,13 @@ def _serve(pool: Pool, host: Row, method: str, arguments: Sequence[Any], site: A
     task = _new_task(pool, session, method) if asynchronous else None
     reference = task.ref if task is not None else f"DummyRef:|{next(_operations)}|{name}"
     call = Call(pool, session, name, reference, task, site=site)
+    if ordered is not None:
+        message = replace(message, serve=functools.partial(_fail, ordered))
     return _begin(call, message, values)
+
+
+def _fail(failure: Failure, *_arguments: Any) -> None:
+    raise failure
 
 
 def _begin(call: Call, message: Message, values: Sequence[Any]) -> Any:

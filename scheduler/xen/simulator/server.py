@@ -153,21 +153,19 @@ class Server:
     async def call(self, pool: Pool, host: Row, call: MethodCall, exchange: Exchange) -> Any:
         """Serve one call, to its end. Raises the Failure that it ends in."""
         name = call.method.removeprefix("Async.")
-        failure = await self._fault(pool, exchange, name, call.arguments)
-        if failure is not None:
-            raise failure
+        ordered = await self._fault(pool, exchange, name, call.arguments)
         if pool.latencies.call_s > 0:
             await trio.sleep(pool.latencies.call_s * pool.latencies.factor)
-        answer = self._serve(pool, host, call)
+        answer = self._serve(pool, host, call, ordered)
         if isinstance(answer, Pending):
             answer = await self._poll(pool, host, call, answer, exchange)
         elif isinstance(answer, Operation):
             answer = await self._finish(answer)
         return answer
 
-    def _serve(self, pool: Pool, host: Row, call: MethodCall) -> Any:
+    def _serve(self, pool: Pool, host: Row, call: MethodCall, ordered: Failure | None = None) -> Any:
         try:
-            return serve(pool, host, call.method, call.arguments, self.site)
+            return serve(pool, host, call.method, call.arguments, self.site, ordered)
         except Failure:
             raise
         except Exception as error:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from scheduler.xen.simulator import storage
+from scheduler.xen.simulator import guest, memory, storage
 from scheduler.xen.simulator.calls.vm_make import RowSteps, duplicate
+from scheduler.xen.simulator.calls.vm_migrate import one_of_few
 from scheduler.xen.simulator.database import Row
 from scheduler.xen.simulator.failure import Failure
 from scheduler.xen.simulator.jobs import Steps
@@ -116,13 +117,11 @@ def pool_migrate(call: Call, vdi: Row, sr: Row, options: Mapping[str, str]) -> R
     vbds = [vbd for vbd in call.database.all("VBD", vdi["VBDs"]) if vbd["currently_attached"]]
     if len(vbds) != 1:
         raise Failure("VDI_NEEDS_VM_FOR_MIGRATE", vdi.ref)
-    from scheduler.xen.simulator import guest, memory
-
     vm = call.database.get("VM", vbds[0]["VM"])
     host = guest.host_of(call.pool, vm)
     if not memory.sees_sr(call.pool, host, sr):
         raise Failure("VM_REQUIRES_SR", vm.ref, sr.ref)
-    with call.doing(vm, "migrate_send"), Undo() as undo:
+    with call.doing(vm, "migrate_send"), one_of_few(call.pool), Undo() as undo:
         made = yield from duplicate(call, vdi, undo, operation="mirror", sr=sr, to=0.95)
         for vbd in vbds:
             call.database.set(vbd, VDI=made.ref)

@@ -206,8 +206,9 @@ def duplicate(
         }
         made = storage.make_vdi(pool, target_sr, int(vdi["virtual_size"]), used_bytes=used, **values)
         undo.add(lambda: storage.drop_vdi(pool, made))
-        full = operation == "copy"
-        seconds = pool.latencies.copy_s(int(vdi["physical_utilisation"])) if full else pool.latencies.snapshot_s
+        seconds = pool.latencies.snapshot_s
+        if operation in ("copy", "mirror"):
+            seconds = pool.latencies.copy_s(int(vdi["physical_utilisation"]))
         with call.marking(made, "blocked"):
             yield from call.spend(seconds, worker, to=to)
             yield from storage.copy_bytes(pool, vdi, pool, made)

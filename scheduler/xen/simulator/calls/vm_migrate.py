@@ -212,7 +212,7 @@ def migrate_send(
     with contextlib.ExitStack() as held, Undo() as undo:
         held.enter_context(call.doing(vm, "migrate_send"))
         if plan.moves:
-            held.enter_context(_one_of_few(pool))
+            held.enter_context(one_of_few(pool))
         for _vbd, vdi, _sr in plan.moves:
             held.enter_context(call.doing(vdi, "mirror"))
         twin = _twin(call, vm, plan, undo) if plan.crosses(pool) else vm
@@ -233,7 +233,8 @@ def migrate_send(
 
 
 @contextlib.contextmanager
-def _one_of_few(pool: Pool) -> Iterator[None]:
+def one_of_few(pool: Pool) -> Iterator[None]:
+    """Be one of the storage migrations that a pool sends. Raises Failure TOO_MANY_STORAGE_MIGRATES."""
     if pool.storage_migrations >= STORAGE_MIGRATIONS_MAX:
         raise Failure("TOO_MANY_STORAGE_MIGRATES", str(STORAGE_MIGRATIONS_MAX))
     pool.storage_migrations += 1

@@ -197,6 +197,10 @@ def test_an_error_is_answered_as_often_as_ordered(xensim: Xensim, session: Sessi
     assert session.call("host.get_all")[0].startswith("OpaqueRef:")
     assert session.call("VM.get_all") == ["INTERNAL_ERROR", "ordered"]
     assert session.call("VM.get_all")[0].startswith("OpaqueRef:")
+    xensim.control("POST", "/faults", {"method": "VM.start", "error": ["NO_HOSTS_AVAILABLE"], "count": 1})
+    vm = session.call("VM.create", {"name_label": "vm"})
+    task = session.call("Async.VM.start", vm, False, False)
+    assert session.call("task.get_error_info", task) == ["NO_HOSTS_AVAILABLE"]
     assert xensim.control("GET", "/faults") == []
 
 

@@ -174,3 +174,18 @@ def test_a_running_migration_blocks_the_disk(slow: World) -> None:
     result = client.get("task", task, "result")
     copy = result.removeprefix("<value>").removesuffix("</value>")
     assert client.read(copy, 0, 1) == b"x"
+
+
+def test_a_disk_moves_under_a_running_vm(slow: World) -> None:
+    """`VDI.pool_migrate` leaves the VM running, on another disk with the same bytes."""
+    client = slow.one
+    vm, host = client.vm(), client.hosts()[0]
+    disk = client.disk_of(vm)
+    client.write(disk, 100, b"payload")
+    assert client.failure("VDI.pool_migrate", disk, client.local_sr(host), {}) == ["VDI_NEEDS_VM_FOR_MIGRATE", disk]
+    client("VM.start_on", vm, host, False, False)
+    moved = client("VDI.pool_migrate", disk, client.local_sr(host), {})
+    assert client.disk_of(vm) == moved
+    assert client.read(moved, 100, 7) == b"payload"
+    assert client.get("VM", vm, "power_state") == "Running"
+    assert client.failure("VDI.get_uuid", disk)[0] == "HANDLE_INVALID"
