@@ -92,17 +92,25 @@ class Membership:
     partitions; it is then `mixed`: its digests differ between devices though all may be well.
     """
 
-    __slots__ = ("_table", "bits", "mixed")
+    __slots__ = ("_table", "bits", "mixed", "moves")
 
     def __init__(self, rings: Sequence[Ring]) -> None:
         self.bits = min(CELL_BITS_MAX, *(ring.part_power for ring in rings))
         self.mixed = any(ring.part_power > self.bits for ring in rings)
-        self._table = np.concatenate([_cells(ring, self.bits) for ring in rings])
+        tables = [_cells(ring, self.bits) for ring in rings]
+        self._table = np.concatenate(tables)
         """Device ids, [replica, cell]; NO_DEVICE where there is none, and a device may come twice."""
+        self.moves: NDArray[np.bool_] = _unlike(tables)
+        """For each cell whether the rings disagree about its primaries."""
 
     def primaries(self, cell: int) -> tuple[int, ...]:
         """The primaries of a cell, those of the first ring first."""
         return tuple(dict.fromkeys(device for device in self._table[:, cell].tolist() if device != NO_DEVICE))
+
+    def touching(self, devices: Collection[int]) -> NDArray[np.bool_]:
+        """For each cell whether one of these devices is a primary of it."""
+        wanted = np.array(sorted(devices), dtype=np.uint32)
+        return np.asarray(np.isin(self._table, wanted).any(axis=0), dtype=np.bool_)
 
     def differences(self, digests: Mapping[int, Digests]) -> list[Difference]:
         """The cells in which the devices that answered do not agree. Mixed cells differ unless they are empty."""
@@ -133,6 +141,19 @@ def _cells(ring: Ring, bits: int) -> NDArray[np.uint32]:
     narrower = 1 << (ring.part_power - bits)
     replicas = ring.table.reshape(len(ring.table), -1, narrower).transpose(0, 2, 1)
     return replicas.reshape(len(ring.table) * narrower, -1)
+
+
+def _unlike(tables: Sequence[NDArray[np.uint32]]) -> NDArray[np.bool_]:
+    """For each cell whether the rings' tables have different devices for it."""
+    first = np.sort(tables[0], axis=0)
+    unlike = np.zeros(first.shape[1], dtype=np.bool_)
+    for table in tables[1:]:
+        other = np.sort(table, axis=0)
+        if other.shape == first.shape:
+            unlike |= (other != first).any(axis=0)
+        else:
+            unlike[:] = True
+    return unlike
 
 
 def _unequal(table: Digests, rows: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -11,7 +11,7 @@ from typing import Final
 
 from replicator.differences import HashRange
 from replicator.pages import align
-from replicator.peers import Peers, submit_all
+from replicator.peers import Peers, Question, submit_all
 from storage_node.operations import (
     HASH_BYTES,
     Answer,
@@ -20,7 +20,6 @@ from storage_node.operations import (
     ListedEntry,
     ListEntries,
     ListRows,
-    Operation,
     Row,
     Status,
 )
@@ -31,7 +30,7 @@ HASH_LAST: Final = (1 << 8 * HASH_BYTES) - 1
 
 
 async def gather(
-    peers: Peers, devices: Sequence[int], operation: Operation, timeout_s: float = 10.0
+    peers: Peers, devices: Sequence[int], operation: Question, timeout_s: float = 10.0
 ) -> dict[int, Answer]:
     """What each of the devices answers to one question, FOUND or MISSING; the others are left out."""
     known = [device for device in devices if device in peers.by_id]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import trio
 
@@ -13,8 +13,10 @@ from ring.ring import Ring
 from ring.topology import Device
 from storage_node.client import DeviceClient
 from storage_node.hub import EpollHub, Hub
-from storage_node.operations import Answer, GetCatalog, GetObject, ListEntries, ListRows, Operation, Status
+from storage_node.operations import Answer, GetCatalog, GetObject, GetRings, ListEntries, ListRows, Operation, Status
 from storage_node.reader import LocalReader
+
+Question: TypeAlias = Operation | GetRings
 
 CALL_TIMEOUT_S: Final = 10.0
 _LOCAL: Final = (GetCatalog, GetObject, ListEntries, ListRows)
@@ -45,7 +47,7 @@ class Peer:
         return answer if answer is not None else await self.client.call(operation, timeout_s=timeout_s)
 
     def submit(
-        self, operation: Operation, on_answer: Callable[[Answer], None], timeout_s: float = CALL_TIMEOUT_S
+        self, operation: Question, on_answer: Callable[[Answer], None], timeout_s: float = CALL_TIMEOUT_S
     ) -> None:
         """The same with a callback, which is called once, perhaps before this returns."""
         answer = self._read(operation)
@@ -54,7 +56,7 @@ class Peer:
         else:
             self.client.submit(operation, on_answer, timeout_s)
 
-    def _read(self, operation: Operation) -> Answer | None:
+    def _read(self, operation: Question) -> Answer | None:
         """The answer of the disk itself, where it is here."""
         if self.reader is not None and isinstance(operation, _LOCAL):
             answer = self.reader.read(operation)
@@ -166,7 +168,7 @@ class Peers:
             peer.reader.close()
 
 
-async def submit_all(requests: Sequence[tuple[Peer, Operation]], timeout_s: float = CALL_TIMEOUT_S) -> list[Answer]:
+async def submit_all(requests: Sequence[tuple[Peer, Question]], timeout_s: float = CALL_TIMEOUT_S) -> list[Answer]:
     """The answers to many requests, in their order, all sent at once: a callback each, where a task would cost ten times."""
     answers: list[Answer | None] = [None] * len(requests)
     left = len(requests)

@@ -8,9 +8,11 @@ mends what differs. A round over devices that agree costs a few kilobytes and mi
 is begun at once when a device comes back or the auditor has taken something out.
 
 A ring change is nothing else: while old rings are in force too, their primaries and the new ones all count, so what the new
-ones lack is a difference like any other. The move is done when each cell has been found, since the change, with every
-primary answering and nothing left to do; then the old rings are let go, and what lies on their devices is handoff data
-that goes away as such. Throttle and pause are those of replication.
+ones lack is a difference like any other. The move is done when each cell about which the rings disagree has been found,
+since every node follows the new ring, with every primary answering and nothing left to do, here or elsewhere; then the old
+rings are let go, and what lies on their devices is handoff data that goes away as such. A device that the newest ring does
+not have at all was given up by the operator and is not waited for. The operator's orders for moves (ring/moves.py) hold
+what moves, and nothing else, and cap the rates while something does.
 
 Invariants: nothing is removed anywhere but what every primary of all rings in force has confirmed to hold.
 """
@@ -24,19 +26,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import numpy as np
 import structlog
 import trio
 
 from replicator.catalogs import CatalogSettler
 from replicator.daemon import Daemon, Rate
 from replicator.differences import Difference
+from replicator.listing import gather
 from replicator.objects import Manner, ObjectSettler
 from replicator.peers import Peers
 from replicator.rounds import SPACES, Cell, Round, Rounds
 from replicator.throttle import Throttle
 from replicator.transfer import Moved, Transfer
 from ring.generations import Generations
+from ring.moves import MoveOrders
 from ring.ring import Ring
+from storage_node.operations import FoundRings, GetRings
 from storage_node.timestamp import Clock, wall_clock_us
 
 MIB: Final = 1024 * 1024
@@ -63,8 +69,8 @@ class ReplicatorSettings:
     """Moved to all devices together."""
     device_bytes_per_s: float = 128.0 * MIB
     """Moved to one device."""
-    move_s_min: float = 60.0
-    """Old rings stay in force at least so long, so that every process has seen the new one."""
+    move_s_min: float = 30.0
+    """So long after every node has the new ring each of its processes is taken to follow it."""
 
 
 class ReplicatorStatistics(NamedTuple):
@@ -99,9 +105,13 @@ class ReplicatorStatistics(NamedTuple):
     epochs: tuple[int, ...]
     """Of the rings in force, newest first."""
     moved_cells: int
-    """While older rings are in force: cells known to lie where the newest says."""
+    """While older rings are in force: cells that have moved, as far as is known."""
     moving_cells: int
-    """Of so many; 0 while only one ring is in force."""
+    """Cells about which the rings disagree; 0 while only one ring is in force."""
+    move_s: float
+    """How long older rings have been in force for this process; 0 while only one is."""
+    move_paused: bool
+    """Whether the operator has data that moves held."""
     bytes_per_s: float
     device_bytes_per_s: float
     paused: bool
@@ -121,7 +131,8 @@ class Replicator:
     """One node's replicator, over devices that `peers` keeps connected.
 
     `clock` stamps catalogs that it restores; `now_us` is the wall clock; `on_moved(epoch)` is told that the move to the ring
-    with that epoch is done, after each round until the older rings are no longer in force.
+    with that epoch is done, after each round until the older rings are no longer in force; `move_orders()` are the
+    operator's.
     """
 
     def __init__(
@@ -132,6 +143,7 @@ class Replicator:
         *,
         now_us: Callable[[], int] = wall_clock_us,
         on_moved: Callable[[int], None] = lambda _: None,
+        move_orders: Callable[[], MoveOrders] = MoveOrders,
         shuffle: Callable[[list[tuple[int, Difference]]], None] = random.shuffle,
     ) -> None:
         self.peers = peers
@@ -144,6 +156,7 @@ class Replicator:
         self._rounds = Rounds(peers, self.objects, self.catalogs, shuffle)
         self._now_us = now_us
         self._on_moved = on_moved
+        self._move_orders = move_orders
         self._open: dict[Cell, _Open] = {}
         self._round_count = 0
         self._round_s = self._began_s = 0.0
@@ -151,7 +164,9 @@ class Replicator:
         self._kicked = trio.Event()
         self._epochs: tuple[int, ...] = ()
         self._adopted_s = 0.0
-        self._unmoved: set[Cell] = set()
+        self._followed_s = math.inf
+        self._moving: frozenset[Cell] = frozenset()
+        self._unproven: set[Cell] = set()
         self._move_done = False
 
     def statistics(self) -> ReplicatorStatistics:
@@ -181,8 +196,10 @@ class Replicator:
             moved.failed,
             moved.corrupt_sources,
             tuple(ring.epoch for ring in self.peers.rings),
-            self._cell_count() - len(self._unmoved) if len(self.peers.rings) > 1 else 0,
-            self._cell_count() if len(self.peers.rings) > 1 else 0,
+            self._moved_count(),
+            len(self._moving) if len(self.peers.rings) > 1 else 0,
+            now_s - self._adopted_s if len(self.peers.rings) > 1 else 0.0,
+            self._move_orders().paused,
             self.throttle.bytes_per_s,
             self.throttle.device_bytes_per_s,
             self.throttle.paused,
@@ -237,7 +254,9 @@ class Replicator:
         """Compare everything once and settle what can be settled."""
         self._began_s = trio.current_time()
         self._note_rings()
-        found = await self._rounds.run(self._manner_of, self.throttle.hold)
+        await self._see_who_follows()
+        self._obey()
+        found = await self._rounds.run(self._manner_of, self._hold, self._is_held)
         self._last = found
         self._round_count += 1
         self._round_s = trio.current_time() - self._began_s
@@ -265,14 +284,14 @@ class Replicator:
     def _take_note(self, found: Round) -> None:
         now_s = trio.current_time()
         still_open: dict[Cell, _Open] = {}
-        for cell, outcome, _ in found.results:
-            if outcome.left or outcome.young:
+        for cell, outcome, _, held in found.results:
+            if (outcome.left or outcome.young) and not held:
                 open_ = still_open[cell] = self._open.get(cell) or _Open()
                 open_.rounds += 1
                 open_.since_s = min(open_.since_s, now_s) if outcome.left else math.inf
         self._open = still_open
-        settled = sum(outcome.settled for _, outcome, _ in found.results)
-        left = sum(outcome.left for _, outcome, _ in found.results)
+        settled = sum(result.outcome.settled for result in found.results)
+        left = sum(result.outcome.left for result in found.results if not result.held)
         if settled or left:
             log.info(
                 "round",
@@ -285,41 +304,82 @@ class Replicator:
 
     # -------------------------------------------------------------------------------------------------------- ring moves
 
-    def _cell_count(self) -> int:
-        return len(SPACES) << self._rounds.membership.bits
+    def _moved_count(self) -> int:
+        """Cells that have moved, as far as is known: more of them as a round goes on."""
+        still_open = self._rounds.open
+        if len(self.peers.rings) < 2 or still_open is None or self._epochs != self._epochs_now():
+            return 0
+        away = {number for number, peer in self.peers.by_id.items() if not peer.client.connected}
+        unknown = self._rounds.membership.touching(away & self._kept_devices()) if away else None
+        return sum(cell not in still_open and (unknown is None or not unknown[cell.number]) for cell in self._moving)
+
+    def _epochs_now(self) -> tuple[int, ...]:
+        return tuple(ring.epoch for ring in self.peers.rings)
 
     def _note_rings(self) -> None:
-        epochs = tuple(ring.epoch for ring in self.peers.rings)
+        epochs = self._epochs_now()
         if epochs == self._epochs:
             return
         self._epochs = epochs
         self._adopted_s = trio.current_time()
+        self._followed_s = math.inf
         self._open = {}
+        self._rounds.open = None
         self._move_done = False
-        self._unmoved = set()
+        cells = np.flatnonzero(self._rounds.membership.moves).tolist()
+        self._moving = frozenset(Cell(space, number) for space in SPACES for number in cells)
+        self._unproven = set(self._moving)
         if len(epochs) > 1:
-            cells = range(1 << self._rounds.membership.bits)
-            self._unmoved = {Cell(space, number) for space in SPACES for number in cells}
-            log.info("data moves to a new ring", epochs=list(epochs))
+            log.info("data moves to a new ring", epochs=list(epochs), cells=len(self._moving))
+
+    def _obey(self) -> None:
+        """Let the operator's rates hold while something moves. They are the cluster's, and each node takes its share."""
+        orders = self._move_orders()
+        if len(self._epochs) < 2:
+            self.throttle.set_caps()
+            return
+        nodes = len({peer.device.node for peer in self.peers.by_id.values()})
+        self.throttle.set_caps(
+            orders.bytes_per_s / nodes if orders.bytes_per_s else math.inf,
+            orders.device_bytes_per_s / nodes if orders.device_bytes_per_s else math.inf,
+        )
+
+    async def _hold(self) -> None:
+        self._obey()
+        await self.throttle.hold()
+
+    def _is_held(self, cell: Cell) -> bool:
+        return cell in self._moving and self._move_orders().paused
+
+    async def _see_who_follows(self) -> None:
+        """Take note of when every node had the newest ring. A server that knows of no rings is not asked about them."""
+        if len(self._epochs) < 2 or self._followed_s < math.inf:
+            return
+        kept = self._kept_devices()
+        answers = await gather(self.peers, tuple(kept), GetRings())
+        have = {
+            device
+            for device, answer in answers.items()
+            if isinstance(answer, FoundRings) and (not answer.held or answer.held[0].epoch >= self._epochs[0])
+        }
+        if have == kept:
+            self._followed_s = trio.current_time()
+
+    def _kept_devices(self) -> set[int]:
+        """The devices that the newest ring has: all others are given up."""
+        return {device.id for device in self.peers.ring.devices if device is not None and device.kind == "disk"}
 
     def _see_to_move(self, found: Round) -> None:
         """Take note of the cells that lie where all rings say, and end the move when none is missing."""
-        if len(self._epochs) < 2 or self._epochs != tuple(ring.epoch for ring in self.peers.rings):
+        if len(self._epochs) < 2 or self._epochs != self._epochs_now():
             return
-        silent = set(found.silent)
-        membership = self._rounds.membership
-        late = trio.current_time() - self._adopted_s >= self.settings.move_s_min
-        busy = {
-            cell
-            for cell, outcome, complete in found.results
-            if outcome.left or not complete or (outcome.young and not late)
-        }
-        self._unmoved = {
-            cell
-            for cell in self._unmoved
-            if cell in busy or (silent and silent.intersection(membership.primaries(cell.number)))
-        }
-        if not self._unmoved and late:
+        if self._began_s - self._followed_s < self.settings.move_s_min:
+            return
+        silent = self._kept_devices().intersection(found.silent)
+        unknown = self._rounds.membership.touching(silent)
+        busy = found.elsewhere.union(result.cell for result in found.results if result.outcome.left)
+        self._unproven = {cell for cell in self._unproven if cell in busy or unknown[cell.number]}
+        if not self._unproven:
             if not self._move_done:
                 log.info("the move is done", epoch=self._epochs[0])
             self._move_done = True

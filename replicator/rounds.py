@@ -68,6 +68,8 @@ class Compared(NamedTuple):
     outcome: Outcome
     complete: bool
     """Every primary of it has answered."""
+    held: bool = False
+    """It was left as it is, since what moves to another ring is held."""
 
 
 class Round(NamedTuple):
@@ -82,6 +84,8 @@ class Round(NamedTuple):
     """That did not."""
     results: tuple[Compared, ...]
     """Of the cells that differed."""
+    elsewhere: frozenset[Cell] = frozenset()
+    """Cells that differ and concern no device of this machine: other nodes settle them."""
 
 
 class Rounds:
@@ -103,6 +107,8 @@ class Rounds:
         self._epochs: list[int] = []
         self.pending = 0
         """Cells of the round under way that differ and were not worked off yet."""
+        self.open: set[Cell] | None = None
+        """Cells known to differ, as the last round that began has found them; None before the first."""
 
     @property
     def membership(self) -> Membership:
@@ -112,31 +118,47 @@ class Rounds:
             self._membership, self._epochs = Membership(self._peers.rings), epochs
         return self._membership
 
-    async def run(self, manner_of: Callable[[Cell], Manner], hold: Callable[[], Awaitable[object]]) -> Round:
-        """One round. `manner_of` says how to go about a cell; `hold()` is awaited before each (a pause)."""
+    async def run(
+        self,
+        manner_of: Callable[[Cell], Manner],
+        hold: Callable[[], Awaitable[object]],
+        is_held: Callable[[Cell], bool] = lambda _: False,
+    ) -> Round:
+        """One round. `manner_of` says how to go about a cell; `hold()` is awaited before each (a pause).
+
+        Cells that are held when their turn comes are left as they are.
+        """
         membership = self.membership
         digests = {space: await self._cells.refresh(space, membership.bits) for space in SPACES}
         answering = set.intersection(*(set(found) for found in digests.values()))
-        work: list[tuple[int, Difference]] = [
-            (space, difference)
-            for space, found in digests.items()
-            for difference in membership.differences(found)
-            if self._is_ours(difference)
+        differing: list[tuple[int, Difference]] = [
+            (space, difference) for space, found in digests.items() for difference in membership.differences(found)
         ]
+        work = [(space, difference) for space, difference in differing if self._is_ours(difference)]
+        elsewhere = frozenset(
+            Cell(space, difference.range.prefix) for space, difference in differing if not self._is_ours(difference)
+        )
         self._shuffle(work)
         leaf_bits = await self._leaf_bits(membership.bits) if work else {}
         results: list[Compared] = []
         queue = iter(work)
         self.pending = len(work)
+        self.open = {Cell(space, difference.range.prefix) for space, difference in differing}
 
         async def work_off() -> None:
             for space, difference in queue:
                 await hold()
                 cell = Cell(space, difference.range.prefix)
+                if is_held(cell):
+                    results.append(Compared(cell, Outcome(left=1), complete=False, held=True))
+                    self.pending -= 1
+                    continue
                 outcome = await self._settle_cell(space, difference, leaf_bits[space], manner_of(cell))
                 complete = answering.issuperset(difference.concerned.primaries)
                 results.append(Compared(cell, outcome, complete))
                 self.pending -= 1
+                if not outcome.left and self.open is not None:
+                    self.open.discard(cell)
 
         try:
             async with trio.open_nursery() as nursery:
@@ -145,7 +167,7 @@ class Rounds:
         finally:
             self.pending = 0
         silent = tuple(sorted(set(self._peers.by_id) - answering))
-        return Round(len(SPACES) << membership.bits, len(work), len(answering), silent, tuple(results))
+        return Round(len(SPACES) << membership.bits, len(work), len(answering), silent, tuple(results), elsewhere)
 
     def _is_ours(self, difference: Difference) -> bool:
         """Whether a device of this machine is concerned."""

@@ -10,6 +10,7 @@ while both have tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import trio
@@ -29,6 +30,7 @@ class Throttle:
         self._monotonic = monotonic
         self._bytes_per_s = bytes_per_s
         self._device_bytes_per_s = device_bytes_per_s
+        self._caps = (math.inf, math.inf)
         self._whole: Bucket | None = None
         self._devices: dict[int, Bucket] = {}
         self._running = trio.Event()
@@ -55,6 +57,21 @@ class Throttle:
         self._devices = {}
 
     @property
+    def caps(self) -> tuple[float, float]:
+        """What holds besides the rates while data moves to another ring: for all devices together, and for one."""
+        return self._caps
+
+    def set_caps(self, bytes_per_s: float = math.inf, device_bytes_per_s: float = math.inf) -> None:
+        """Let the lower of rate and cap hold from now on. Raises ValueError for what is not above 0."""
+        for cap in (bytes_per_s, device_bytes_per_s):
+            if not cap > 0:
+                raise ValueError(f"a rate must be above 0, not {cap}")
+        if self._caps != (bytes_per_s, device_bytes_per_s):
+            self._caps = bytes_per_s, device_bytes_per_s
+            self._whole = None
+            self._devices = {}
+
+    @property
     def paused(self) -> bool:
         """Whether copies are held."""
         return not self._running.is_set()
@@ -78,10 +95,10 @@ class Throttle:
             await self._running.wait()
         now_s = self._monotonic()
         if self._whole is None:
-            self._whole = Bucket(self._bytes_per_s, now_s)
+            self._whole = Bucket(min(self._bytes_per_s, self._caps[0]), now_s)
         bucket = self._devices.get(device)
         if bucket is None:
-            bucket = self._devices[device] = Bucket(self._device_bytes_per_s, now_s)
+            bucket = self._devices[device] = Bucket(min(self._device_bytes_per_s, self._caps[1]), now_s)
         wait_s = max(self._whole.take(size_bytes, now_s), bucket.take(size_bytes, now_s))
         if wait_s > 0:
             await trio.sleep(wait_s)

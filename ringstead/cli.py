@@ -36,11 +36,12 @@ _ELSEWHERE: Mapping[str, tuple[str, str]] = {
     "device": ("ringstead.device_commands", "Show devices; take them out of service and back."),
     "user": ("ringstead.user_commands", "Add, list, show and remove users."),
     "ring": ("ringstead.ring_commands", "Make and change rings."),
+    "rebalance": ("ringstead.rebalance_commands", "Move data to where a changed ring wants it."),
     "fsck": ("ringstead.fsck", "Check a device that no process serves."),
     "xensim": ("ringstead.xensim_command", "Simulate XenAPI pools."),
 }
 """Commands in modules of their own, with the help that `ringstead --help` shows without importing them."""
-_LOGGING = frozenset({"device", "serve", "status", "up", "user", "xensim"})
+_LOGGING = frozenset({"device", "rebalance", "serve", "status", "up", "user", "xensim"})
 """Commands whose code logs."""
 
 

@@ -169,6 +169,13 @@ class DaemonsConfig(ServiceConfig):
     replicator_device_bytes_per_s: float = setting(
         128.0 * 1024**2, "What replication copies to one device. Bytes a second.", minimum=1.0
     )
+    replicator_move_s: float = setting(
+        30.0,
+        "How long after every node has a newer ring all processes are taken to follow it; the old one stays in force so "
+        "long at least. Seconds.",
+        minimum=0.0,
+        maximum=86400.0,
+    )
     auditor_interval_s: float = setting(7 * 86400.0, "How often everything on a device is read. Seconds.", minimum=1.0)
     auditor_bytes_per_s: float = setting(
         32.0 * 1024**2, "What the auditor reads from all devices of this node together. Bytes a second.", minimum=1.0

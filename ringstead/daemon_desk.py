@@ -4,8 +4,8 @@ Problem: five daemons share a process. One that fails (a bug that certain data b
 nor disappear in silence; and what an operator asks of one must hold now and after a restart.
 
 Idea: a task for each daemon, which begins it again when it raises, less and less often if it goes on raising, and counts
-that. The desk's operations (control socket) and the metrics are made of what every `Daemon` tells of itself, so that nothing
-here knows what any of them does.
+that. The desk's operations (control socket) and the metrics are made of what every `Daemon` tells of itself, so that
+nothing here knows what any of them does.
 
 Order of a change: first kept on disk, then applied. A change that could not be kept is refused and has no effect.
 """

@@ -96,8 +96,10 @@ def _make_daemons(
             interval_s=config.replicator_interval_s,
             bytes_per_s=config.replicator_bytes_per_s,
             device_bytes_per_s=config.replicator_device_bytes_per_s,
+            move_s_min=config.replicator_move_s,
         ),
         on_moved=lambda epoch: _end_move(generations, epoch),
+        move_orders=lambda: generations.state.orders,
     )
     auditor = Auditor(
         peers,

@@ -1,7 +1,7 @@
 """The devices of a ring, asked over the wire what they say of themselves: for `ringstead status` and `ringstead device`.
 
-They are asked over the same connections that proxies use, so a device that is called up is one that proxies reach. What does
-not answer is shown as down, not waited for.
+They are asked over the same connections that proxies use, so a device that is called up is one that proxies reach. What
+does not answer is shown as down, not waited for.
 """
 
 from __future__ import annotations

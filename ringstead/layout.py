@@ -16,8 +16,8 @@ Problem: a second `up` must carry on with the first one's data, and a start that
 that nothing can use.
 
 Idea: cluster.toml is written last, by rename. A directory without it holds no data yet, so the making begins again. Zones
-and devices are properties of the data and stay as they are, whatever a later start asks for; port, host and workers are
-properties of the processes and follow what is asked.
+and devices are properties of the data: a later start may ask for more of them (growth.py), not for fewer; port, host and
+workers are properties of the processes and follow what is asked.
 
 Invariant: nothing in `devices/` is ever made, moved or removed here.
 """
@@ -61,7 +61,18 @@ XEN_PORT_OFFSET: Final = 7000
 XEN_HOSTS: Final = 3
 """Of each simulated pool."""
 _OURS: Final = frozenset(
-    {"cluster.key", "cluster.ring", "config", "devices", "run", "logs", "lost+found", "scheduler", "xensim"}
+    {
+        "cluster.key",
+        "cluster.ring",
+        "cluster.ring.moving",
+        "config",
+        "devices",
+        "run",
+        "logs",
+        "lost+found",
+        "scheduler",
+        "xensim",
+    }
 )
 
 
@@ -189,10 +200,10 @@ def reconcile(made: Shape, asked: dict[str, Any]) -> tuple[Shape, list[str]]:
         if value == was:
             continue
         option = name.replace("_", "-")
-        if name in ("zones", "devices_per_zone"):
+        if name in ("zones", "devices_per_zone") and value < was:
             notes.append(
-                f"--{option} {value} is not done: this cluster has {was}, and its data lies accordingly; "
-                "another --data makes another cluster."
+                f"--{option} {value} is not done: this cluster has {was}, and its data lies accordingly; to empty what "
+                "is too much: `ringstead ring drain`, then `ringstead rebalance start`."
             )
         else:
             notes.append(f"--{option} is {value} from now on (it was {was}).")
@@ -289,16 +300,7 @@ def _write_configs(directory: DataDirectory, shape: Shape, places: list[DevicePl
     """Make the files that are missing, and bring host and port into the proxies'. `places` is given for a new cluster."""
     common = _common(directory)
     for place in places or ():
-        name = f"storage-{place.name}"
-        _write_config(
-            directory,
-            StorageConfig(
-                **common(name),
-                devices_dir=directory.devices_dir,
-                devices=(place.name,),
-                listen=f"{NODE}:{place.port}",
-            ),
-        )
+        write_storage_config(directory, place)
     names = service_names(shape)
     for name in names["daemons"]:
         if not directory.config_file(name).exists():
@@ -344,6 +346,21 @@ def _write_controller(directory: DataDirectory, shape: Shape, common: Any) -> No
                 simulator=url,
             ),
         )
+
+
+def write_storage_config(directory: DataDirectory, place: DevicePlace, config: StorageConfig | None = None) -> None:
+    """Write the settings of a device's service: `config`, or new ones."""
+    name = f"storage-{place.name}"
+    _write_config(
+        directory,
+        config
+        or StorageConfig(
+            **_common(directory)(name),
+            devices_dir=directory.devices_dir,
+            devices=(place.name,),
+            listen=f"{NODE}:{place.port}",
+        ),
+    )
 
 
 def _common(directory: DataDirectory) -> Any:

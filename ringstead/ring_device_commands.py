@@ -190,6 +190,22 @@ def set_weight(operator: Operator, words: tuple[str, ...], yes: bool, **options:
     )
 
 
+@click.command(cls=RingCommand)
+@click.argument("words", nargs=-1, metavar="[SEARCH]...")
+@search_options
+@yes_option
+@pass_operator
+def drain(operator: Operator, words: tuple[str, ...], yes: bool, **options: Any) -> None:
+    """Let devices that work be emptied: `drain z1`, `drain 10.0.0.1`, `drain d7`. The same as set_weight 0.
+
+    `rebalance` (of a running cluster: `ringstead rebalance start`) moves what they hold; `remove` them when they are empty.
+    """
+    pairs: list[tuple[Search, Callable[[Device], Device]]] = [
+        (search, lambda device: replace(device, weight=0.0)) for search in searches(words, options)
+    ]
+    _change(operator, pairs, "drain", yes, lambda _, new: f"d{new.id}{new} will be emptied")
+
+
 def _number_command(name: str) -> click.Command:
     @click.command(name=f"set_{name}", cls=RingCommand, help=f"Change {name}s: SEARCH {name.upper()}.")
     @click.argument("words", nargs=-1, metavar=f"[SEARCH {name.upper()}]...")
@@ -308,4 +324,4 @@ def list_parts(operator: Operator, words: tuple[str, ...], **options: Any) -> No
     click.echo("\n".join(f"{p:9d}   {matches[p]:7d}" for p in order.tolist()))
 
 
-COMMANDS = (add, remove, set_weight, set_region, set_zone, set_info, search, list_parts)
+COMMANDS = (add, remove, set_weight, drain, set_region, set_zone, set_info, search, list_parts)

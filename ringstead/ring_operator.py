@@ -1,9 +1,10 @@
 """What all commands of `ringstead ring` share: which files they mean, who asks, how they fail and what they print.
 
-Two orders of words are understood. Ours: `ringstead ring [--file FILE] COMMAND …`. Swift's: `ringstead-ring FILE COMMAND …`,
-known by a first word that is no command; without a command both show the ring.
+Two orders of words are understood. Ours: `ringstead ring [--file FILE] COMMAND …`. Swift's: `ringstead-ring FILE COMMAND
+…`, known by a first word that is no command; without a command both show the ring.
 
-Exit codes are swift-ring-builder's: 0 done, 1 nothing to do or a warning, 2 an error, which is one line and changed nothing.
+Exit codes are swift-ring-builder's: 0 done, 1 nothing to do or a warning, 2 an error, which is one line and changed
+nothing.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ BYTES_PER_REPLICA = 100
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_EXPLAINED = (
+EXPLAINED = (
     BuilderFileError,
     DeviceTextError,
     MemoryFileError,
@@ -58,6 +59,7 @@ _EXPLAINED = (
     TopologyError,
     TopologyFileError,
 )
+"""Failures whose message is for the operator."""
 
 
 class RingCommandError(RingsteadError):
@@ -96,7 +98,7 @@ class RingCommand(click.Command):
             return super().invoke(ctx)
         except OSError as error:
             raise RingCommandError(f"{error.filename or 'a file'}: {error.strerror or error}") from error
-        except _EXPLAINED as error:
+        except EXPLAINED as error:
             raise RingCommandError(str(error)) from error
         except CheckError as error:
             raise RingCommandError(
@@ -184,10 +186,29 @@ class Operator:
 
 def make_operator(ctx: click.Context, file: str | None, as_json: bool) -> Operator:
     """The operator of this call."""
-    path = Path(file or os.environ.get(FILE_VARIABLE) or FILE_DEFAULT)
+    named = file or os.environ.get(FILE_VARIABLE)
+    path = Path(named or FILE_DEFAULT)
+    if named is None and not path.exists():
+        path = _of_one_machine() or path
     files = BuilderFiles(path.absolute(), now_s=time.time, who=f"{_user()}@{socket.gethostname()}")
     words = shlex.join(ctx.meta.get("ringstead.ring.words", []))[:2000]
     return Operator(files, words, as_json, file_named=file is not None or FILE_VARIABLE in os.environ)
+
+
+def _of_one_machine() -> Path | None:
+    """The topology file of the one-machine cluster that is here, if there is one: ./data, or $RINGSTEAD_DATA."""
+    from ringstead.errors import ConfigError
+    from ringstead.layout import DataDirectory
+    from ringstead.options import DATA_VARIABLE
+    from ringstead.ring_home import ensure_builder
+
+    directory = DataDirectory(Path(os.environ.get(DATA_VARIABLE) or "data").absolute())
+    if not directory.exists:
+        return None
+    try:
+        return ensure_builder(directory)
+    except (ConfigError, OSError) as error:
+        raise RingCommandError(str(error)) from error
 
 
 def pass_operator(function: F) -> F:

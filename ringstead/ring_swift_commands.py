@@ -26,16 +26,17 @@ def _import(path: Path, seed: int, hours: int) -> tuple[Design, Memory | None, s
     data = path.read_bytes()
     if data.startswith(b"\x1f\x8b"):
         ring = swift_ring_file.loads(data, seed)
-        return *_design_of(ring, hours), "Swift ring"
+        return *design_of(ring, hours), "Swift ring"
     if data.startswith(ring_file.MAGIC):
         ring = ring_file.loads(data)
-        return *_design_of(ring, hours), "ring"
+        return *design_of(ring, hours), "ring"
     if data.startswith(b"\x80"):
         return *swift_builder_file.loads(data, seed), "Swift builder"
     raise SwiftFileError("it is neither a .builder nor a .ring.gz of Swift, nor a ring file")
 
 
-def _design_of(ring: Ring, hours: int) -> tuple[Design, Memory]:
+def design_of(ring: Ring, hours: int) -> tuple[Design, Memory]:
+    """What would lead to a ring, and the memory of it."""
     first = ring.devices[int(ring.table[0, 0])]
     assert first is not None
     settings = Settings(
@@ -108,7 +109,7 @@ def write_builder(operator: Operator, min_part_hours: int) -> None:
     """Make the topology file and the builder's memory again from the ring file, if they were lost."""
     path = operator.files.ring_path
     ring = ring_file.load(path)
-    design, memory = _design_of(ring, min_part_hours)
+    design, memory = design_of(ring, min_part_hours)
     operator.files.create(design, operator.words, memory, from_ring=True)
     operator.answer(
         {"file": str(operator.files.path), "devices": len(design.topology)},

@@ -30,6 +30,8 @@ class ClusterStatus:
     devices: list[DeviceStatus]
     services: list[dict[str, Any]]
     """From the supervisor; empty where there is none."""
+    rebalance: dict[str, Any]
+    """How far a move to a newer ring is: see `ringstead.rebalance.Progress`."""
     daemons: dict[str, Any]
     """What each daemon of this node tells of itself; empty when their process does not answer."""
 
@@ -52,6 +54,9 @@ def show_status(data: Path, config: Path | None, *, as_json: bool) -> None:
 
 
 async def _gather(settings: ProxyConfig) -> ClusterStatus:
+    from ringstead.rebalance import progress
+    from ringstead.services import load_generations
+
     async with open_cluster(settings) as cluster:
         devices = await ask_devices(cluster)
         ring = cluster.ring
@@ -62,6 +67,7 @@ async def _gather(settings: ProxyConfig) -> ClusterStatus:
         ring.replica_count,
         devices,
         _ask_process(settings, "supervisor", "status").get("services", []),
+        progress(settings, load_generations(settings.ring_file)).as_json(),
         _ask_process(settings, "daemons", "status").get("daemons", {}),
     )
 
@@ -90,6 +96,12 @@ def _print(found: ClusterStatus) -> None:
     if found.services:
         deaths = sum(service["deaths"] for service in found.services)
         console.print(f"processes  {len(found.services)}, {deaths} died and were started again")
+    if found.rebalance["under_way"]:
+        share = 100 * found.rebalance["share"]
+        how = "paused" if found.rebalance["paused"] else "moves"
+        console.print(f"rebalance  {how}: {share:.1f} % at the ring with epoch {found.epoch} (`ringstead rebalance`)")
+    if found.rebalance["problem"]:
+        console.print(f"[red]rings      {found.rebalance['problem']}[/]")
     if found.daemons:
         console.print(daemon_table(found.daemons))
     else:

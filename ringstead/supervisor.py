@@ -37,6 +37,8 @@ from ringstead.restart import HOPELESS_DEATHS, RestartPolicy
 
 STOP_S: Final = 20.0
 """How long a service may take to stop after SIGTERM before it is killed."""
+RETRY_S: Final = 10.0
+"""How soon a service that came while the others ran, and does not start, is tried again."""
 ERROR_FILE_BYTES_MAX: Final = 1024**2
 
 log = structlog.get_logger("ringstead.supervisor")
@@ -248,6 +250,7 @@ class Supervisor:
         self.started = trio.Event()
         """Everything was ready once."""
         self._kinds = list(dict.fromkeys(spec.kind for spec in specs))
+        self._nursery: trio.Nursery | None = None
 
     async def run(self, stop: Stop) -> None:
         """Start everything (`started` is set once all is ready), and stop it in order when asked to.
@@ -256,9 +259,41 @@ class Supervisor:
         are killed.
         """
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             nursery.start_soon(self._start_all, nursery, stop)
             await stop.wait()
+            self._nursery = None
             await self._stop_all()
+            nursery.cancel_scope.cancel()
+
+    async def adopt(self, specs: Sequence[ServiceSpec]) -> None:
+        """Let these be the services from now on: start those that are new, end those that are not among them.
+
+        Returns when those that go have gone. Does nothing before everything has been started, nor once it is being stopped.
+        """
+        if self._nursery is None or not self.started.is_set():
+            return
+        wanted = {spec.name: spec for spec in specs}
+        for name, spec in wanted.items():
+            if name not in self.services:
+                self.services[name] = service = Supervised(spec)
+                self._nursery.start_soon(self._run_later, service)
+        gone = [service for name, service in self.services.items() if name not in wanted]
+        for service in gone:
+            service.stop()
+        for service in gone:
+            await service.until_down()
+            self.services.pop(service.spec.name, None)
+
+    async def _run_later(self, service: Supervised) -> None:
+        """Run a service that came while the others ran: one that does not come up does not bring them down."""
+        while True:
+            try:
+                await service.run()
+                return
+            except ServiceFailed as error:
+                log.error("a new service does not start; it is tried again", reason=str(error))
+                await trio.sleep(RETRY_S)
 
     async def _start_all(self, nursery: trio.Nursery, stop: Stop) -> None:
         for kind in self._kinds:

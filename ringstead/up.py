@@ -22,12 +22,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+import structlog
 import trio
 
+from ring.moves import moving_dir
 from ringstead import logs
 from ringstead.cluster_key import write_private
 from ringstead.control import Answer, serve_control
 from ringstead.errors import ClusterBusy, RingsteadError, ServiceFailed
+from ringstead.growth import follow_rings, storage_names
 from ringstead.layout import (
     XEN_HOSTS,
     DataDirectory,
@@ -40,6 +43,8 @@ from ringstead.process import Stop, one_failure, run_until_stopped, settle
 from ringstead.sockets import is_port_free
 from ringstead.supervisor import ServiceSpec, Supervisor
 
+log = structlog.get_logger("ringstead.up")
+
 FIRST_USER: Final = "admin"
 FIRST_PROJECT: Final = "admin"
 REGION: Final = "us-east-1"
@@ -47,6 +52,14 @@ USER_TIMEOUT_S: Final = 60.0
 SUPERVISOR: Final = "supervisor"
 OPTIONAL_KINDS: Final = frozenset({"xensim", "controller"})
 """Without these the object store is whole."""
+NOTHING_TO_DO: Final = 3
+"""The exit code of `ringstead rebalance grow` where all that was asked for is there."""
+FOLLOW_S: Final = 2.0
+"""How often the supervisor looks whether devices have come or gone."""
+
+
+class AlreadyRunning(ClusterBusy):
+    """The operator's: another `ringstead up` runs on the same folder."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +81,28 @@ def run_up(
 ) -> None:
     """Run the cluster until told to stop. `say` gets lines for the operator, `announce` is called once all is up.
 
-    Raises RingsteadError where the directory, the port or a service is in the way.
+    Where it runs already, more zones or devices can be asked for all the same: they join what runs. Raises RingsteadError
+    where the directory, the port or a service is in the way.
     """
+    try:
+        _run(directory, asked, say, announce)
+    except AlreadyRunning:
+        if not directory.exists or not {"zones", "devices_per_zone"} & set(asked):
+            raise
+        grow_if_asked(directory, asked, say)
+
+
+def _run(
+    directory: DataDirectory, asked: dict[str, Any], say: Callable[[str], None], announce: Callable[[Running], None]
+) -> None:
     with _lock(directory):
         shape, notes = open_directory(directory, asked)
         for note in notes:
             say(note)
         _check_port(shape)
         remove_stale_sockets(directory)
+        grow_if_asked(directory, asked, say)
+        follow_rings(directory)
         logs.set_up(SUPERVISOR, file=directory.logs_dir / f"{SUPERVISOR}.log")
         supervisor = Supervisor(service_specs(directory, shape))
         with one_failure():
@@ -94,7 +121,7 @@ def service_specs(directory: DataDirectory, shape: Shape) -> list[ServiceSpec]:
             directory.logs_dir / f"{name}.err",
             optional=kind in OPTIONAL_KINDS,
         )
-        for kind, names in service_names(shape).items()
+        for kind, names in {**service_names(shape), "storage": storage_names(directory)}.items()
         for name in names
     ]
 
@@ -104,6 +131,28 @@ def _simulator_command(directory: DataDirectory, shape: Shape) -> tuple[str, ...
     options = ("--port", str(shape.xen_port), "--pools", str(shape.zones), "--hosts", str(XEN_HOSTS))
     state = ("--state", str(directory.path / "xensim"))
     return (sys.executable, "-m", "ringstead", "xensim", *options, *state)
+
+
+def grow_if_asked(directory: DataDirectory, asked: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Where more zones or devices are asked for than there are, let them join; say so, or why they can't.
+
+    Through the command line, in a process of its own: what it loads is gone from memory when it is done.
+    """
+    options = [
+        word
+        for name in ("zones", "devices_per_zone")
+        if name in asked
+        for word in (f"--{name.replace('_', '-')}", str(asked[name]))
+    ]
+    if not options:
+        return
+    command = [sys.executable, "-m", "ringstead", "rebalance", "grow", *options, "--data", str(directory.path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    if done.returncode not in (0, NOTHING_TO_DO):
+        say(f"not grown: {done.stderr.strip().removeprefix('ringstead: ')}")
+    elif done.returncode == 0:
+        for line in done.stdout.strip().splitlines():
+            say(line)
 
 
 async def _supervise(
@@ -126,10 +175,38 @@ async def _supervise(
             say("stopping")
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(serve_control, directory.run_dir / f"{SUPERVISOR}.control", _operations(supervisor, stop))
+        await nursery.start(
+            serve_control, directory.run_dir / f"{SUPERVISOR}.control", _operations(supervisor, directory, shape, stop)
+        )
         nursery.start_soon(bring_up)
+        nursery.start_soon(_follow_devices, supervisor, directory, shape)
         await supervisor.run(stop)
         nursery.cancel_scope.cancel()
+
+
+async def _follow_devices(supervisor: Supervisor, directory: DataDirectory, shape: Shape) -> None:
+    """Give devices that come with a ring their services, and end those of devices that are in none any more."""
+    await supervisor.started.wait()
+    seen: object = None
+    while True:
+        signature = _signature(directory)
+        if signature != seen:
+            try:
+                follow_rings(directory)
+                await supervisor.adopt(service_specs(directory, shape))
+                seen = signature
+            except (RingsteadError, OSError) as error:
+                log.error("devices are not followed", reason=str(error))
+        await trio.sleep(FOLLOW_S)
+
+
+def _signature(directory: DataDirectory) -> object:
+    """Changes when rings in force do."""
+    found = []
+    for path in (directory.ring_file, moving_dir(directory.ring_file)):
+        with contextlib.suppress(OSError):
+            found.append((path.stat().st_ino, path.stat().st_mtime_ns))
+    return found
 
 
 # ----------------------------------------------------------------------------------------------------- the first user
@@ -241,7 +318,7 @@ def _lock(directory: DataDirectory) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-            raise ClusterBusy(f"{directory.path} is in use: `ringstead up` runs there as process {owner}") from None
+            raise AlreadyRunning(f"{directory.path} is in use: `ringstead up` runs there as process {owner}") from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
@@ -261,7 +338,9 @@ def _check_port(shape: Shape) -> None:
 # -------------------------------------------------------------------------------------------------------------- control
 
 
-def _operations(supervisor: Supervisor, stop: Stop) -> dict[str, Callable[[Mapping[str, Any]], Any]]:
+def _operations(
+    supervisor: Supervisor, directory: DataDirectory, shape: Shape, stop: Stop
+) -> dict[str, Callable[[Mapping[str, Any]], Any]]:
     """What the supervisor's control socket offers."""
 
     async def status(_: Mapping[str, Any]) -> Answer:
@@ -294,4 +373,9 @@ def _operations(supervisor: Supervisor, stop: Stop) -> dict[str, Callable[[Mappi
             await service.until_ready()
         return await status(request)
 
-    return {"status": status, "wait": wait, "send": send, "hold": hold, "release": release}
+    async def refresh(request: Mapping[str, Any]) -> Answer:
+        """Start services whose settings are there and that do not run yet; wait for them."""
+        await supervisor.adopt(service_specs(directory, shape))
+        return await wait(request)
+
+    return {"status": status, "wait": wait, "send": send, "hold": hold, "release": release, "refresh": refresh}

@@ -152,6 +152,24 @@ class Worker:
         """How long to wait for an answer from now on."""
         self._client = HttpClient(self.port, {"X-Auth-Token": self.token}, timeout_s)
 
+    async def check_listing(self) -> None:
+        """List the names once: what is certain before and after, and was not written meanwhile, is listed so."""
+        before = {name: (held.certain, bool(held.possible)) for name, held in self.names.items()}
+        lister = HttpClient(self.port, {"X-Auth-Token": self.token})
+        try:
+            status, _, content = await lister.request("GET", f"{self.container}?prefix=worker{self.number}/&limit=1000")
+        except (OSError, trio.BrokenResourceError, trio.TooSlowError):
+            return
+        finally:
+            await lister.aclose()
+        if status >= 500:
+            return
+        listed = set(content.decode().split())
+        for name, held in self.names.items():
+            idle = before[name] == (held.certain, bool(held.possible)) and not held.possible
+            if idle and (held.certain != ABSENT) != (name in listed):
+                raise WrongAnswer(f"{name} is {'not ' * (name not in listed)}listed; version {held.certain}")
+
     def interrupted(self) -> None:
         """Whatever was under way has no answer: the connection is gone, what was possible stays so."""
         self._client = HttpClient(self.port, {"X-Auth-Token": self.token})

@@ -52,11 +52,12 @@ def test_a_second_start_finds_the_same(tmp_path: Path) -> None:
 
 
 def test_processes_follow_what_is_asked_and_data_stays() -> None:
-    """Port and workers change, zones and devices do not; both are said."""
+    """Port and workers change, zones and devices become more but not fewer; all is said."""
     shape, notes = reconcile(Shape(), {"port": 9000, "workers": 4, "zones": 2, "devices_per_zone": 2})
     assert shape == Shape(port=9000, workers=4)
     assert len(notes) == 3
     assert any("--zones 2 is not done: this cluster has 3" in note for note in notes)
+    assert reconcile(Shape(), {"zones": 4})[0] == Shape(zones=4)
 
 
 def test_a_new_port_reaches_the_proxies(tmp_path: Path) -> None:

@@ -150,6 +150,11 @@ class TestCluster:
         command = [sys.executable, "-m", "ringstead", *arguments, "--data", str(self.data)]
         return subprocess.run(command, capture_output=True, text=True, check=check, timeout=60)
 
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `ringstead ARGUMENTS`, which say themselves what they are about."""
+        command = [sys.executable, "-m", "ringstead", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+
     def logs(self) -> str:
         """The end of every log, for the message of a test that failed."""
         folder = self.data / "logs"
