@@ -29,6 +29,9 @@ PURE = {
     "storage_node/device.py": {"trio", "socket"},
     "storage_node/reader.py": {"trio", "socket"},
     "replicator/totals.py": {"trio", "socket", "lmdb"},
+    "scheduler/xen/simulator/calls": {"trio", "socket", "h11"},
+    "scheduler/xen/simulator/dispatch.py": {"trio", "socket", "h11", "time"},
+    "scheduler/xen/simulator/pool.py": {"trio", "socket", "h11", "time"},
 }
 """What some rooms and files never import, since their decisions are free of it."""
 

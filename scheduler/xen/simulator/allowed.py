@@ -41,8 +41,7 @@ POWER_STATES: Final[Mapping[str, frozenset[str]]] = {
         "pr": "hard_reboot",
         "psr": "hard_shutdown shutdown checkpoint get_boot_record",
         "hsr": "migrate_send",
-        "hpsr": "assert_operation_valid metadata_export power_state_reset revert reverting snapshot "
-        "update_allowed_operations",
+        "hpsr": "assert_operation_valid power_state_reset revert reverting snapshot update_allowed_operations",
     }.items()
     for operation in operations.split()
 }
@@ -50,13 +49,11 @@ POWER_STATES: Final[Mapping[str, frozenset[str]]] = {
 
 _OF_TEMPLATES: Final = words(
     "changing_dynamic_range changing_static_range changing_memory_limits changing_shadow_memory "
-    "changing_VCPUs changing_NVRAM clone copy destroy metadata_export provision assert_operation_valid "
+    "changing_VCPUs changing_NVRAM clone copy destroy provision assert_operation_valid "
     "update_allowed_operations make_into_template"
 )
-_OF_SNAPSHOTS: Final = words(
-    "clone copy destroy metadata_export revert assert_operation_valid update_allowed_operations"
-)
-_BESIDE_ANY: Final = words("assert_operation_valid metadata_export update_allowed_operations get_boot_record")
+_OF_SNAPSHOTS: Final = words("clone copy destroy revert assert_operation_valid update_allowed_operations")
+_BESIDE_ANY: Final = words("assert_operation_valid update_allowed_operations get_boot_record")
 _LONG_COPIES: Final = frozenset({"clone", "copy"})
 PREEMPTED: Final[Mapping[str, frozenset[str]]] = {
     "hard_shutdown": words("clean_shutdown clean_reboot shutdown hard_reboot pool_migrate suspend"),

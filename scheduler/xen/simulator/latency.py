@@ -31,6 +31,8 @@ class Latencies:
     scan_s: float = 0.5
     host_s: float = 0.3
     """Enabling and disabling a host."""
+    host_boot_s: float = 90.0
+    """From switched on to serving."""
     copy_bytes_per_s: float = 100e6
     """Copying a disk between SRs, of the bytes that it holds."""
     memory_bytes_per_s: float = 250e6

@@ -123,6 +123,39 @@ def declare_dead(call: Call, host: Row) -> None:
         guest.halt(call.pool, vm)
 
 
+@message("host.shutdown(host: host ref) -> void")
+def shutdown(call: Call, host: Row) -> Steps:
+    """Switch a disabled and empty host off; its pool is told, so it is not called live any more."""
+    with call.doing(host, "shutdown"):
+        yield from _switch_off(call, host)
+
+
+def _switch_off(call: Call, host: Row) -> Steps:
+    call.pool.reach(host)
+    for vm in _guests(call, host):
+        raise Failure("HOST_IN_USE", host.ref, "VM", vm.ref)
+    yield from call.spend(call.pool.latencies.host_s, cancellable=False)
+    call.site.kill(call.pool, host)
+    call.database.set(call.database.get("host_metrics", host["metrics"]), live=False)
+
+
+@message("host.reboot(host: host ref) -> void")
+def reboot(call: Call, host: Row) -> Steps:
+    """Switch a disabled and empty host off, and on again."""
+    with call.doing(host, "reboot"):
+        yield from _switch_off(call, host)
+        yield from call.spend(call.pool.latencies.host_boot_s, cancellable=False)
+        call.site.revive(call.pool, host)
+
+
+@message("host.power_on(host: host ref) -> void")
+def power_on(call: Call, host: Row) -> Steps:
+    """Switch a host on that was off."""
+    if host.ref in call.pool.dead:
+        yield from call.spend(call.pool.latencies.host_boot_s)
+        call.site.revive(call.pool, host)
+
+
 @message("host.destroy(self: host ref) -> void")
 def destroy(call: Call, host: Row) -> None:
     """Remove a dead host from its pool."""

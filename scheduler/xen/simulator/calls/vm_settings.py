@@ -191,6 +191,15 @@ def assert_operation_valid(call: Call, vm: Row, op: str) -> None:
         raise refused
 
 
+@message("VM.get_boot_record(self: VM ref) -> VM record", asynchronous=False)
+def get_boot_record(call: Call, vm: Row) -> Mapping[str, Any]:
+    """The settings that a VM runs with, which here are those of its record."""
+    refused = refusal(call.pool, vm, "get_boot_record")
+    if refused is not None:
+        raise refused
+    return vm.record()
+
+
 @message("VM.update_allowed_operations(self: VM ref) -> void")
 def update_allowed_operations(call: Call, vm: Row) -> None:
     """Bring a VM's list of allowed operations up to date, which it always is."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from scheduler.xen.simulator.allowed import POWER_STATES
+from scheduler.xen.simulator.dispatch import all_methods
 from scheduler.xen.simulator.layout import HostPlan
 from tests.scheduler.xen.simulator.world import GIB, Client, World
 
@@ -84,3 +86,48 @@ def test_memory_that_is_free_is_what_a_vm_can_have(client: Client) -> None:
     client("VM.assert_can_boot_here", vm, host)
     client("VM.set_memory", vm, size + (2 << 20))
     assert client.failure("VM.assert_can_boot_here", vm, host)[0] == "HOST_NOT_ENOUGH_FREE_MEMORY"
+
+
+def test_a_host_is_switched_off_and_on(world: World, client: Client) -> None:
+    """Disabled and empty only; the pool knows at once, and a reboot brings it back."""
+    host = client.hosts()[2]
+    vm = client.vm()
+    client("VM.start_on", vm, host, False, False)
+    assert client.failure("host.shutdown", host) == ["HOST_NOT_DISABLED"]
+    client("host.disable", host)
+    assert client.failure("host.shutdown", host) == ["HOST_IN_USE", host, "VM", vm]
+    client("host.evacuate", host)
+    client("host.shutdown", host)
+    assert not client.get("host_metrics", client.get("host", host, "metrics"), "live")
+    client("host.power_on", host)
+    assert client.get("host_metrics", client.get("host", host, "metrics"), "live")
+    client("host.disable", host)
+    client("host.reboot", host)
+    assert client.get("host", host, "current_operations") == {}
+    client("VM.pool_migrate", vm, host, {})
+
+
+def test_what_is_listed_is_served() -> None:
+    """Each operation that a VM, a disk or a host can list has a message that does it."""
+    methods = set(all_methods())
+    by_other_names = {
+        "changing_VCPUs": "set_VCPUs_max",
+        "changing_VCPUs_live": "set_VCPUs_number_live",
+        "changing_static_range": "set_memory_static_range",
+        "changing_dynamic_range": "set_memory_dynamic_range",
+        "changing_memory_limits": "set_memory_limits",
+        "changing_shadow_memory": "set_HVM_shadow_multiplier",
+        "changing_NVRAM": "set_NVRAM",
+        "make_into_template": "set_is_a_template",
+        "reverting": "revert",
+    }
+    for operation in POWER_STATES:
+        assert f"VM.{by_other_names.get(operation, operation)}" in methods
+    for cls, operations in {
+        "VDI": "clone copy destroy resize resize_online snapshot forget",
+        "VBD": "plug unplug unplug_force insert eject",
+        "VIF": "plug unplug",
+        "host": "evacuate enable shutdown reboot",
+        "SR": "scan destroy forget",
+    }.items():
+        assert {f"{cls}.{operation}" for operation in operations.split()} <= methods
