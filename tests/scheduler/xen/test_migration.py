@@ -36,7 +36,7 @@ from tests.scheduler.xen.simulated import (
     simulation,
 )
 
-SLOW = Latencies(factor=1.0, memory_bytes_per_s=20e6, copy_bytes_per_s=20e6, mirror_overhead_s=1.0)
+SLOW = Latencies(factor=1.0, memory_bytes_per_s=120e6, copy_bytes_per_s=10e6, mirror_overhead_s=0.5)
 
 
 async def running(
@@ -324,3 +324,40 @@ async def test_a_crossing_that_fails_leaves_the_server_as_it_was(two: tuple[Simu
     assert "ringstead-passport" not in vm["other_config"]
     assert sim.servers(1) == []
     assert sim.disks(1) == []
+
+
+async def test_another_master_during_a_move(sim: Simulation, pool: XenPool) -> None:
+    """The sessions are gone, the move is not: it is followed at the new master to its end."""
+    inventory = await pool.inventory()
+    there = inventory.hosts[1].uuid
+    await running(pool, inventory, shared=True)
+    sim.pool().latencies = SLOW
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pool.migrate, "s1", Migration(there))
+        with trio.fail_after(10):
+            while not sim.servers()[0]["current_operations"]:
+                await trio.sleep(0.02)
+        sim.pool().promote(sim.host(1))
+        sim.settle()
+    found = await pool.find_server("s1")
+    assert found is not None
+    assert (found.host, found.power) == (there, PowerState.RUNNING)
+
+
+async def test_the_task_of_a_move_is_lost(sim: Simulation, pool: XenPool) -> None:
+    """A pool that forgets its tasks, as one whose toolstack was restarted: the VM itself says how it went."""
+    inventory = await pool.inventory()
+    there = inventory.hosts[1].uuid
+    await running(pool, inventory, shared=True)
+    sim.pool().latencies = SLOW
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pool.migrate, "s1", Migration(there))
+        with trio.fail_after(10):
+            while not sim.servers()[0]["current_operations"]:
+                await trio.sleep(0.02)
+        for task in [row for row in sim.rows("task") if row["status"] == "pending"]:
+            sim.pool().database.remove(task)
+        sim.settle()
+    found = await pool.find_server("s1")
+    assert found is not None
+    assert (found.host, found.power) == (there, PowerState.RUNNING)

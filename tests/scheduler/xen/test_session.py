@@ -90,9 +90,7 @@ async def test_another_master(sim: Simulation) -> None:
     async with driving(sim.xen_pool()) as pool:
         before = await pool.inventory()
         assert [host.is_master for host in before.hosts] == [True, False]
-        for row in sim.rows("session"):
-            sim.pool().database.remove(row)
-        sim.pool().database.set(sim.pool().row, master=sim.host(1).ref)
+        sim.pool().promote(sim.host(1))
         sim.settle()
         after = await pool.inventory(fresh=True)
         assert [host.is_master for host in after.hosts] == [False, True]
@@ -102,7 +100,7 @@ async def test_a_dead_master(sim: Simulation) -> None:
     """When the master dies and another takes over, the hosts that were learned are asked for the way."""
     async with driving(sim.xen_pool()) as pool:
         await pool.inventory()
-        sim.pool().database.set(sim.pool().row, master=sim.host(1).ref)
+        sim.pool().promote(sim.host(1))
         sim.site.kill(sim.pool(), sim.host(0))
         sim.settle()
         with trio.fail_after(20):
