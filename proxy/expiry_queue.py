@@ -13,6 +13,10 @@ look; the other order would leave an object that nobody ever deletes. A row is a
 (proxy.expiry) asks the object whether it still wants to go. So a changed time simply adds a row, and nothing is ever
 removed with an object that is overwritten.
 
+What is done leaves no tombstone: the row is forgotten (ForgetRow) on all devices that can be reached. One that was away
+brings it back, and whoever finds it sees that there is nothing to do and takes it out again. Tombstones would have to be
+read over at every look, and there would be as many as objects have expired in two weeks.
+
 Rejected: one container a day (the times cluster: all rows of a nightly job in one container), an index of times in each
 device (the metadata is opaque to devices, and rightly so), a look at every object by the auditor (a pass takes days).
 
@@ -28,12 +32,14 @@ from typing import Final, NamedTuple
 
 from proxy.containers import CONTAINER, ContainerStore, container_key
 from proxy.model import ListQuery, Metadata, NoSuchContainer
-from storage_node.operations import Row
+from proxy.quorum import shortage, write
+from storage_node.operations import ForgetRow, Row, Status
 from storage_node.timestamp import microseconds
 
 ACCOUNT: Final = ".ringstead"
 SHARD_COUNT: Final = 32
 DELETE_AT: Final = "delete-at"
+_GONE: Final = frozenset((Status.APPLIED, Status.MISSING, Status.NEWER))
 _DIGITS: Final = 11
 _DUE_MAX: Final = 10**_DIGITS - 1
 
@@ -97,10 +103,10 @@ class ExpiryQueue:
         shard = self.shard_of(key)
         timestamp = self._store.cluster.clock.stamp()
         try:
-            await self._put(shard, row_name(due_s, key), timestamp, 0, deleted=False)
+            await self._put(shard, row_name(due_s, key), timestamp)
         except NoSuchContainer:
             await self._store.create_container(ACCOUNT, shard_container(shard), {})
-            await self._put(shard, row_name(due_s, key), timestamp, 0, deleted=False)
+            await self._put(shard, row_name(due_s, key), timestamp)
 
     async def due(self, shard: int, start_s: int, until_s: int, marker: bytes, limit: int) -> Sequence[QueuedExpiry]:
         """The first rows of start_s <= due <= until_s behind `marker`, in their order. Raises Unavailable."""
@@ -112,16 +118,20 @@ class ExpiryQueue:
         return [item for item in parsed if item is not None]
 
     async def remove(self, item: QueuedExpiry) -> None:
-        """Take a row out of the queue, unless it was written again since it was read."""
-        await self._put(item.shard, item.name, item.timestamp, item.sub_timestamp + 1, deleted=True)
+        """Take a row out of the queue, unless it was written again since it was read. Raises Unavailable."""
+        cluster = self._store.cluster
+        placement = cluster.place(container_key(ACCOUNT, shard_container(item.shard)))
+        forget = ForgetRow(CONTAINER, placement.hash, item.name, item.timestamp, item.sub_timestamp)
+        result = await write(cluster, placement, forget, _GONE)
+        if result.applied < placement.need:
+            raise shortage(result.statuses, result.detail, result.applied, placement.need)
 
     def rank(self, shard: int) -> int | None:
         """How near a shard is to this machine: the place among its primaries of the first that is here; None: none is."""
         return rank_of(self._store, container_key(ACCOUNT, shard_container(shard)))
 
-    async def _put(self, shard: int, name: bytes, timestamp: int, sub_timestamp: int, *, deleted: bool) -> None:
-        container = shard_container(shard)
-        await self._store.put_row(ACCOUNT, container, name, timestamp, sub_timestamp, 0, b"", deleted=deleted)
+    async def _put(self, shard: int, name: bytes, timestamp: int) -> None:
+        await self._store.put_row(ACCOUNT, shard_container(shard), name, timestamp, 0, 0, b"")
 
 
 def rank_of(store: ContainerStore, key: bytes) -> int | None:

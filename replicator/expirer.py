@@ -8,8 +8,8 @@ looks at the beginning of the shards that lie on its devices, every `interval_s`
 shard's first device does that at once, that of its k-th device only with what is `k * takeover_s` overdue: so one node
 works, and where it is down the next takes over, without an election. Doing it twice is harmless.
 
-What was settled leaves tombstones at the beginning of a shard. A look therefore begins a little before now
-(`LOOK_BACK_S`), and now and then, and after a start, at the very beginning.
+A look begins a little before now (`LOOK_BACK_S`), and now and then, and after a start, at the very beginning: rows that
+failed, or that were written when their time was over already (the upload took longer), lie further back.
 
 What can't be settled stays in the queue and is tried again, less and less often. Nothing is kept here that the queue does
 not hold: a kill loses the figures and no more.
@@ -33,7 +33,7 @@ from storage_node.timestamp import wall_clock_us
 
 PAGE: Final = 500
 CONCURRENCY: Final = 16
-LOOK_BACK_S: Final = 3_600
+LOOK_BACK_S: Final = 900
 THOROUGH_S: Final = 600.0
 """How often a look begins at the very beginning."""
 RETRY_FIRST_S: Final = 1.0

@@ -8,8 +8,10 @@ from contextlib import suppress
 import pytest
 import trio
 
+from proxy.containers import container_key
 from proxy.expiry import SETTLE_US, Expiry
-from proxy.expiry_queue import SHARD_COUNT, QueuedExpiry, parse_row, row_name
+from proxy.expiry_queue import ACCOUNT as ACCOUNT_OF_QUEUE
+from proxy.expiry_queue import SHARD_COUNT, QueuedExpiry, parse_row, row_name, shard_container
 from proxy.leavings import Leaving
 from proxy.locking import hold_object
 from proxy.model import (
@@ -367,6 +369,25 @@ async def test_parts_of_the_present_manifest_stay(cluster: SmallCluster) -> None
     await store.put_manifest(ACCOUNT, b"c", b"big", again, "e-2", 20, PutObjectRequest())
     assert await store.leavings.clear(leaving, take, wall_clock_us())
     assert await names(store, PARTS) == [segment.name for segment in again.segments]
+
+
+async def test_a_row_that_comes_back_goes_again(cluster: SmallCluster) -> None:
+    """A device that was away when a row was taken out has it still: it is taken out again, and means nothing."""
+    store, time = cluster.store, Time()
+    expiry = Expiry(store, time)
+    await put(store, b"x", ending(DUE_S))
+    (row,) = await queued(store)
+    time.at(DUE_S)
+    away = cluster.primaries(container_key(ACCOUNT_OF_QUEUE, shard_container(row.shard)))[0]
+    await away.stop()
+    await cluster.until_connected(connected=False, nodes=[away])
+    assert await expiry.settle(row, take) == "deleted"
+    await away.start()
+    await cluster.until_connected(connected=True, nodes=[away])
+    (again,) = await queued(store)
+    assert again == row
+    assert await expiry.settle(row, take) == "dropped"
+    assert await queued(store) == []
 
 
 async def test_a_row_written_again_is_not_removed(cluster: SmallCluster) -> None:

@@ -33,9 +33,9 @@ from tests.storage_node.devices import SMALL, StillClock, die, make_device, open
 ALL = os.environ.get("RINGSTEAD_CRASH_POINTS") == "all"
 TORN = 10 if ALL else 2
 SUBSETS_MAX = 64 if ALL else 0
-AGAIN_EVERY = 7 if ALL else 60
+AGAIN_EVERY = 50 if ALL else 60
 """Of so many survivors one has its recovery cut as well."""
-ROUNDS = 40 if ALL else 10
+ROUNDS = 30 if ALL else 10
 CUTS_MIN = 1_000 if ALL else 300
 CASES_MIN = 10_000 if ALL else 1_000
 
