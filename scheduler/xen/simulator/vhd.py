@@ -27,6 +27,7 @@ _CREATOR: Final = b"tap\0"
 """As the tools of real pools write it: readers then take the size itself, not the geometry, which cannot say every size."""
 _NOWHERE: Final = 0xFFFFFFFFFFFFFFFF
 _BLOCK_MAX_BYTES: Final = 32 << 20
+_PIECE_BYTES: Final = 64 << 10
 
 Write = Callable[[int, bytes], None]
 Steps = Generator[int, bytes, None]
@@ -139,11 +140,11 @@ class Reader:
                 self._write(start + begin * SECTOR, data[begin * SECTOR : min(end * SECTOR, length)])
 
     def _read_fixed(self, first: bytes) -> Steps:
-        """All but the footer at the end is the disk; the last sector is always held back."""
+        """All but the footer at the end is the disk; the last piece is always held back."""
         self._fixed_tail = first
         while True:
-            part = yield SECTOR
-            self._write(self._position - len(part) - SECTOR, self._fixed_tail)
+            part = yield _PIECE_BYTES
+            self._write(self._position - len(part) - len(self._fixed_tail), self._fixed_tail)
             self._fixed_tail = part
 
 

@@ -99,9 +99,10 @@ def test_a_vhd_is_read_back(disks: Disks, step: int) -> None:
         assert one.read(0, size) == other.read(0, size)
 
 
-def test_a_fixed_vhd_is_read(disks: Disks) -> None:
+@pytest.mark.parametrize("size", [512, 10240, 65536, 65536 + 512, 200_192])
+def test_a_fixed_vhd_is_read(disks: Disks, size: int) -> None:
     """The disk's bytes and a footer after them."""
-    data = bytes(range(256)) * 40
+    data = (bytes(range(256)) * 1000)[:size]
     dynamic = Plan(len(data), [], UUID)
     footer = bytearray(list(dynamic.parts(lambda start, length: b""))[-1])
     footer[60:64] = (2).to_bytes(4, "big")
