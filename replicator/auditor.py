@@ -366,14 +366,17 @@ class Auditor:
         container_hash, peers = self._peers.primaries(container)
         question = ListRows(Space.CONTAINER, container_hash, container, name, name + b"\x00", limit=1, deleted=True)
         answers = await gather(self._peers, [peer.device.id for peer in peers], question)
-        need = len(peers) // 2 + 1
-        if len(answers) < need:
+        if not self._peers.is_majority(container_hash, answers):
             return True
-        items = [answer.items[0] for answer in answers.values() if isinstance(answer, FoundRows) and answer.items]
-        rows = [item for item in items if isinstance(item, Row)]
+        rows = {
+            device: answer.items[0]
+            for device, answer in answers.items()
+            if isinstance(answer, FoundRows) and answer.items and isinstance(answer.items[0], Row)
+        }
         if entry.deleted:
-            return all(row.deleted or row.timestamp > entry.timestamp for row in rows)
-        return sum(lists(row, entry) for row in rows) >= need
+            return all(row.deleted or row.timestamp > entry.timestamp for row in rows.values() if isinstance(row, Row))
+        listing = [device for device, row in rows.items() if isinstance(row, Row) and lists(row, entry)]
+        return self._peers.is_majority(container_hash, listing)
 
 
 def lists(row: Row, entry: Entry) -> bool:

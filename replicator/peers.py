@@ -109,6 +109,15 @@ class Peers:
         name_hash = self.ring.hash_key(key)
         return name_hash, tuple(self.by_id[number] for number in self.members(name_hash))
 
+    def is_majority(self, name_hash: bytes, devices: Iterable[int]) -> bool:
+        """Whether these devices are a majority of a hash's primaries, under each of the rings in force."""
+        there = set(devices)
+        for ring in self.rings:
+            primaries = ring.primaries(ring.partition(name_hash))
+            if sum(device.id in there for device in primaries) <= len(primaries) // 2:
+                return False
+        return True
+
     def members(self, name_hash: bytes) -> tuple[int, ...]:
         """Ids of the primaries of a hash under all rings in force, the newest ring's first."""
         found: dict[int, None] = {}

@@ -285,7 +285,7 @@ class Updater:
         """What a majority of the container's replicas say, or None."""
         name_hash, peers = self.peers.primaries(key)
         answers = await ask_all(peers, GetCatalog(Space.CONTAINER, name_hash, key))
-        if not _majority(answers, peers):
+        if not self._is_majority(name_hash, peers, answers, _ANSWERED):
             return None
         return [a.catalog for a in answers if isinstance(a, FoundCatalog) and a.catalog is not None]
 
@@ -294,7 +294,7 @@ class Updater:
         name_hash, peers = self.peers.primaries(account_key)
         one_row = ListRows(Space.ACCOUNT, name_hash, account_key, name, name + b"\x00", limit=1, deleted=True)
         answers = await ask_all(peers, one_row)
-        if not _majority(answers, peers):
+        if not self._is_majority(name_hash, peers, answers, _ANSWERED):
             return None
         return [
             next((item for item in answer.items if isinstance(item, Row)), None)
@@ -308,8 +308,7 @@ class Updater:
         for answer in answers:
             if isinstance(answer, Written) and answer.status == Status.NEWER:
                 self._clock.observe(answer.timestamp)
-        good = sum(answer.status in (Status.APPLIED, Status.NEWER) for answer in answers)
-        if good > len(peers) // 2:
+        if self._is_majority(row.hash, peers, answers, _TAKEN):
             return True
         return None if any(answer.status == Status.NO_CATALOG for answer in answers) else False
 
@@ -319,9 +318,12 @@ class Updater:
         """A container without an account: its maker died between the two. One that was deleted later stays deleted."""
         await ask_all(peers, PutCatalog(Space.ACCOUNT, account_hash, account_key, update.timestamp, {}, True))
 
+    def _is_majority(
+        self, name_hash: bytes, peers: tuple[Peer, ...], answers: list[Answer], good: tuple[Status, ...]
+    ) -> bool:
+        answered = zip(peers, answers, strict=True)
+        return self.peers.is_majority(name_hash, (peer.device.id for peer, a in answered if a.status in good))
+
 
 _ANSWERED: Final = (Status.FOUND, Status.MISSING)
-
-
-def _majority(answers: list[Answer], peers: tuple[Peer, ...]) -> bool:
-    return sum(answer.status in _ANSWERED for answer in answers) > len(peers) // 2
+_TAKEN: Final = (Status.APPLIED, Status.NEWER)

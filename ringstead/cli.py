@@ -103,8 +103,8 @@ def serve(service: str, config_path: Path) -> None:
 @data_option
 @click.option("--host", help="Address to serve at.  [127.0.0.1 at first]")
 @click.option("--port", type=int, help="Port to serve at.  [8080 at first]")
-@click.option("--zones", type=int, help="Failure domains.  [3; fixed once made]")
-@click.option("--devices-per-zone", type=int, help="Devices in each.  [2; fixed once made]")
+@click.option("--zones", type=int, help="Failure domains.  [3; may grow]")
+@click.option("--devices-per-zone", type=int, help="Devices in each.  [2; may grow]")
 @click.option("--workers", type=int, help="HTTP processes that share the port.  [2 at first]")
 @click.option("--xen/--no-xen", default=None, help="With simulated Xen pools and a controller.  [with, at first]")
 @click.option("--xen-port", type=int, help="Port of the simulated hosts.  [a free one]")

@@ -16,14 +16,19 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
+import trio
 
 from ring import ring_file
 from ring.builder import build_ring
-from ring.generations import install
+from ring.generations import finish, install
 from ring.topology import Device
-from ringstead.cluster_key import make_cluster_key
+from ringstead.cluster_key import load_cluster_key, make_cluster_key
 from ringstead.control import ask
 from ringstead.process import READY_LINE, READY_VARIABLE
+from storage_node.client import DeviceClient
+from storage_node.device import Device as StoredDevice
+from storage_node.errors import DeviceInUse
+from storage_node.operations import GetStatistics, Status
 from tests.support.cluster import free_port
 
 pytestmark = pytest.mark.cluster
@@ -160,6 +165,45 @@ def test_a_newer_ring_reaches_every_machine(nodes: list[Node], tmp_path: Path) -
     assert len(swift(ports[1], credentials, "GET", "box").split()) == 20
     for number in range(20):
         assert swift(ports[number % 2], credentials, "GET", f"box/{number}") == b"new %d" % number
+
+
+def test_a_storage_service_follows_its_devices(nodes: list[Node]) -> None:
+    """A device that a newer ring has for the node is opened and served; one that no ring has any more is let go."""
+    node = nodes[0]
+    storage = node.serve("storage")
+    path = node.folder / "cluster.ring"
+    old = ring_file.load(path)
+    devices = [device for device in old.devices if device is not None]
+    second = Device(3, 1, 1, node.node, devices[0].port, "sdc", 1.0)
+    install(path, build_ring([*devices, second], 8, 3, seed=7, epoch=2))
+    key = load_cluster_key(node.folder / "cluster.key")
+    until(lambda: trio.run(answers, f"{node.node}:{second.port}", "sdc", key), "the new device is not served")
+    assert trio.run(answers, f"{node.node}:{second.port}", "sdb", key)
+    install(path, build_ring(devices, 8, 3, seed=7, epoch=3))
+    assert trio.run(answers, f"{node.node}:{second.port}", "sdc", key)
+    finish(path, 3)
+    until(lambda: is_free(node.folder / "devices" / "sdc"), "the device is not let go")
+    assert trio.run(answers, f"{node.node}:{second.port}", "sdb", key)
+    assert storage.poll() is None
+
+
+def is_free(path: Path) -> bool:
+    """Whether no process has a device."""
+    try:
+        StoredDevice.open(path).close()
+    except DeviceInUse:
+        return False
+    return True
+
+
+async def answers(address: str, name: str, key: bytes) -> bool:
+    """Whether a device is served at an address."""
+    client = DeviceClient(address, name, key)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(client.run)
+        answer = await client.call(GetStatistics())
+        nursery.cancel_scope.cancel()
+    return answer.status == Status.FOUND
 
 
 def proxy_epochs(node: Node) -> list[int]:
