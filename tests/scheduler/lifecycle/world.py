@@ -35,6 +35,7 @@ from scheduler.records import store
 from scheduler.records.types import ImageRecord, PoolRecord, ServerRecord, TaskRecord, VolumeRecord
 
 T = TypeVar("T")
+Step = Callable[[str, str, str], Awaitable[None]]
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -90,6 +91,21 @@ def memory_engine() -> Engine:
     return engine
 
 
+class SteppedDatabase(Database):
+    """Transactions in place, each between two steps at which a test may let the controller die."""
+
+    def __init__(self, engine: Engine, step: Step) -> None:
+        super().__init__(engine, in_threads=False)
+        self._step = step
+
+    async def block(self, work: Callable[[], T]) -> T:
+        """As `Database.block`."""
+        await self._step("database", "before", "")
+        answer = work()
+        await self._step("database", "after", "")
+        return answer
+
+
 @dataclass
 class World:
     """Two pools (zones r1z1, r1z2) of `hosts` hosts with `memory_gib` each; a local SR a host and a shared one a pool."""
@@ -98,12 +114,14 @@ class World:
     memory_gib: int = 4
     sr_gib: int = 40
     zones: int = 2
-    step: Callable[[str, str, str], Awaitable[None]] = no_fault
+    step: Step = no_fault
     engine: Engine = field(default_factory=memory_engine)
     claims: Claims = field(default_factory=lambda: MemoryClaims(lambda: EPOCH_S))
     shelf: Shelf = field(default_factory=Shelf)
     pools: dict[str, MemoryPool] = field(default_factory=dict)
     numbers: itertools.count[int] = field(default_factory=itertools.count)
+    ids: dict[str, str] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for zone in range(1, self.zones + 1):
@@ -144,7 +162,7 @@ class World:
         defaults: dict[str, object] = {"project": "demo", "flavor": "small", "image": "debian"}
         return self.ask(lambda desk: create_server(desk, NewServer(name, **{**defaults, **wanted})))  # type: ignore[arg-type]
 
-    def tools(self, step: Callable[[str, str, str], Awaitable[None]] | None = None) -> tuple[Tools, RingChooser]:
+    def tools(self, step: Step | None = None) -> tuple[Tools, RingChooser]:
         """What a controller of its own would have."""
         chooser = RingChooser(self.claims, lambda: 0.0, settings=PlacementSettings(choice_count=1))
         links = {
@@ -155,12 +173,10 @@ class World:
         }
         pools = Pools(lambda record: links[record.id].hypervisor, links)
         claims = TrackedClaims(self.claims, chooser.apply)
-        database = Database(self.engine, in_threads=False)
+        database = SteppedDatabase(self.engine, step or self.step)
         return Tools(database, claims, pools, chooser, self.shelf, self.now_s, self.new_id), chooser
 
-    async def hands(
-        self, owner: str = "one", step: Callable[[str, str, str], Awaitable[None]] | None = None, lease_s: float = 20.0
-    ) -> Executor:
+    async def hands(self, owner: str = "one", step: Step | None = None, lease_s: float = 20.0) -> Executor:
         """An executor that has looked at all pools."""
         tools, chooser = self.tools(step)
         await Refresher(tools.database, tools.claims, tools.pools, chooser).look()

@@ -1,0 +1,1 @@
+"""Tests of the life of servers and volumes, on pools in memory."""
