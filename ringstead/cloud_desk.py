@@ -130,33 +130,38 @@ class CloudDesk:
         """One that holds nothing of ours. What runs there is not touched."""
 
         def work(desk: Desk) -> tuple[PoolRecord, list[str]]:
-            pool = store.named(desk.connection, PoolRecord, request["name"], lock=True)
-            servers = store.count_of(desk.connection, ServerRecord, pool_id=pool.id)
-            volumes = store.count_of(desk.connection, VolumeRecord, pool_id=pool.id)
-            if servers or volumes:
-                raise InUse(f"pool {pool.name} has {servers} servers and {volumes} volumes; drain or delete them first")
-            hosts = store.all_of(desk.connection, HostRecord, pool_id=pool.id)
-            srs = store.all_of(desk.connection, SrRecord, pool_id=pool.id)
-            for host in hosts:
-                store.remove(desk.connection, HostRecord, host.id)
-            for sr in srs:
-                store.remove(desk.connection, SrRecord, sr.id)
+            pool = self._removable(request["name"])(desk)
+            resources = _resources_of(desk.connection, pool.id)
+            for resource in resources:
+                store.remove(desk.connection, HostRecord, resource)
+                store.remove(desk.connection, SrRecord, resource)
             store.remove(desk.connection, PoolRecord, pool.id)
             self._secrets.forget(desk.connection, pool.id)
-            return pool, [host.id for host in hosts] + [sr.id for sr in srs]
+            return pool, resources
 
+        pool = await self._controller.request(self._removable(request["name"]))
         claims = await self._controller.tools.database.block(lambda: list(self._controller.tools.claims.all()))
-        pool_now = await self._controller.read(lambda c: store.named(c, PoolRecord, request["name"]))
-        places = await self._controller.read(
-            lambda c: {host.id for host in store.all_of(c, HostRecord, pool_id=pool_now.id)}
-        )
+        places = set(await self._controller.read(lambda c: _resources_of(c, pool.id)))
         if any(claim.host is not None and claim.host.host_id in places for claim in claims):
-            raise InUse(f"pool {pool_now.name} has claims on it; `ringstead reconcile` says whose")
+            raise InUse(f"pool {pool.name} has claims on it; `ringstead reconcile` says whose")
         pool, resources = await self._controller.request(work)
         await self._controller.unlink(pool.id)
         await self._controller.tools.database.block(lambda: self._controller.tools.claims.remove(resources))
         await self._controller.refresher.settle()
         return {"pool": pool_view(pool, None)}
+
+    def _removable(self, name: str) -> Callable[[Desk], PoolRecord]:
+        """The pool of that name, if nothing of ours is in it. InUse."""
+
+        def work(desk: Desk) -> PoolRecord:
+            pool = store.named(desk.connection, PoolRecord, name, lock=True)
+            servers = store.count_of(desk.connection, ServerRecord, pool_id=pool.id)
+            volumes = store.count_of(desk.connection, VolumeRecord, pool_id=pool.id)
+            if servers or volumes:
+                raise InUse(f"pool {pool.name} has {servers} servers and {volumes} volumes; drain or delete them first")
+            return pool
+
+        return work
 
     # --------------------------------------------------------------------------------------------------------------- hosts
 
@@ -378,6 +383,12 @@ class CloudDesk:
             "pools_down": sum(1 for link in pools if link.problem),
             "open": await self._controller.read(_open_count),
         }
+
+
+def _resources_of(connection: Any, pool_id: str) -> list[str]:
+    """Ids of the hosts and SRs of a pool."""
+    hosts = store.all_of(connection, HostRecord, pool_id=pool_id)
+    return [host.id for host in hosts] + [sr.id for sr in store.all_of(connection, SrRecord, pool_id=pool_id)]
 
 
 def _open_count(connection: Any) -> int:

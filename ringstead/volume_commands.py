@@ -46,7 +46,7 @@ def volume_create(
     name: str, volume_type: str | None, data: Path, config: Path | None, as_json: bool, wait: bool, **wanted: Any
 ) -> None:
     """Create a volume."""
-    if not wanted["size_bytes"] and not wanted["image"]:
+    if wanted["size_bytes"] is None and not wanted["image"]:
         raise UsageError("a volume needs a --size, or an --image whose size it takes")
     controller = Controller(data, config)
     answer = controller.ask("volume.create", name=name, type=volume_type, **wanted)

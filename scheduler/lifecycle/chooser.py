@@ -27,9 +27,9 @@ from scheduler.claims.claim import (
     SrLimit,
     SrUsage,
 )
-from scheduler.errors import NoValidHost
+from scheduler.placement.evacuate import plan_evacuation
 from scheduler.placement.inventory import Inventory
-from scheduler.placement.moves import Caps, Move, MovePlan, PlacedServer
+from scheduler.placement.moves import MovePlan, PlacedServer
 from scheduler.placement.place import explain, place, place_volume
 from scheduler.placement.placement import Explanation, Placement, VolumePlacement
 from scheduler.placement.request import ServerRequest, VolumeRequest
@@ -99,22 +99,13 @@ class RingChooser:
 
     def plan_evacuation(self, host_ids: Sequence[str], servers: Mapping[str, ServerRequest]) -> MovePlan:
         """How to empty these hosts of these servers."""
-        stranded: dict[str, str] = {}
-        moves: list[Move] = []
         with self._lock:
-            pools = {host.host_id: host.pool_id for host in self._inventory.hosts}
+            placed = []
             for server_id, request in servers.items():
                 member = self._inventory.server(server_id)
-                home = member.held if member is not None and member.held is not None else host_ids[0]
-                try:
-                    to = place(self._inventory, request, self._settings, seed=self._draw_seed).chosen
-                except NoValidHost as error:
-                    stranded[server_id] = str(error)
-                    continue
-                copied = tuple(disk for disk in to.disks if disk.moves_from is not None)
-                between = (pools.get(home, ""), pools[to.host_id])
-                moves.append(Move(PlacedServer(request, home), to, copied, 0, between))
-        return MovePlan((tuple(moves[: Caps().pool_storage_moves_max]),) if moves else (), stranded)
+                if member is not None and member.held is not None:
+                    placed.append(PlacedServer(request, member.held))
+            return plan_evacuation(self._inventory, placed, host_ids, self._settings, seed=self._draw_seed)
 
     def hosts(self) -> tuple[Host, ...]:
         """All hosts, in the order of their devices."""

@@ -19,13 +19,14 @@ import trio
 from sqlalchemy import Connection, func, select
 
 from scheduler.claims.claim import Claim, Role
-from scheduler.hypervisor import Gone
+from scheduler.hypervisor import Gone, HypervisorError
 from scheduler.lifecycle import tasks
 from scheduler.lifecycle.machine import Event
 from scheduler.lifecycle.requests import move_request_of
 from scheduler.lifecycle.tools import Job, Outcome
 from scheduler.placement.moves import MovePlan
 from scheduler.placement.request import ServerRequest
+from scheduler.placement.resources import Zone
 from scheduler.records import store, tables
 from scheduler.records.types import GroupRecord, ServerRecord, TaskRecord, TaskState, VolumeRecord
 
@@ -96,6 +97,7 @@ def _requests(
             there,
             group,
             copy_disks=_is_live(job, claim.host.host_id),
+            here=_zone_of(job, claim.host.host_id),
             any_zone=bool(job.task.data.get("any_zone")),
         )
     return found
@@ -106,6 +108,13 @@ def _is_live(job: Job, host_id: str) -> bool:
         return job.tools.pools.host(host_id).live
     except Gone:
         return False
+
+
+def _zone_of(job: Job, host_id: str) -> Zone | None:
+    try:
+        return job.tools.pools.zone_of_host(host_id)
+    except HypervisorError:
+        return None
 
 
 def _submit(job: Job, connection: Connection, plan: MovePlan, failed: list[str]) -> list[int]:

@@ -44,6 +44,7 @@ async def claim_target(job: Job) -> Outcome:
             to_zone=parse_zone(str(data.get("to_zone", ""))),
             excluded=data.get("excluded", ()),
             copy_disks=bool(data.get("copy_disks", True)),
+            here=job.tools.pools.zone_of_host(held.host.host_id),
             any_zone=bool(data.get("any_zone")),
         )
         placement = await job.tools.database.block(lambda: job.tools.chooser.place(request))
@@ -154,6 +155,8 @@ async def settle_move(job: Job) -> Outcome:
     data = job.task.data
     places = {claim.owner: claim.disks[0].sr_id for claim in settled.claims if claim.host is None and claim.disks}
     changes: dict[str, object] = {"host_id": data["host"], "pool_id": data["pool"], "fault": ""}
+    if data.get("to_zone") and server.zone:
+        changes["zone"] = data["to_zone"]
     if "power" in data:
         changes["state"] = STATES[PowerState(data["power"])]
 

@@ -148,6 +148,8 @@ def new_server(desk: Desk, wanted: NewServer) -> ServerRecord:
         "forbidden_traits": sorted({*flavor.forbidden_traits, *wanted.forbidden_traits}),
         "required_tags": list(flavor.required_tags),
     }
+    if both := {*others["required_traits"]} & {*others["forbidden_traits"]}:
+        raise RequestError(f"trait {min(both)} is both required and forbidden")
     return ServerRecord(
         desk.new_id(),
         wanted.name,

@@ -99,6 +99,11 @@ class Pools:
             return Unreachable(f"{what} is in no pool seen so far; pool {unseen[0].record.name}: {unseen[0].problem}")
         return Gone(f"no pool has {what}")
 
+    def zone_of_host(self, host_id: str) -> tuple[int, int]:
+        """The zone of the pool that a host was last seen in. Gone, Unreachable."""
+        record = self.links[self.pool_of_host(host_id)].record
+        return (record.region, record.zone)
+
     def host(self, host_id: str) -> HostFacts:
         """A host as last seen. Gone."""
         inventory = self.seen(self.pool_of_host(host_id))

@@ -62,11 +62,13 @@ def move_request_of(
     to_zone: Zone | None = None,
     excluded: Iterable[str] = (),
     copy_disks: bool = True,
+    here: Zone | None = None,
     any_zone: bool = False,
 ) -> ServerRequest:
     """A server that is somewhere and is to be elsewhere. `volumes`: those attached, each with the SR that it lies on.
 
-    It stays in the zone that it was asked to be in, unless another host or zone is named, or `any_zone` is given.
+    It stays in the zone that it was asked to be in, unless another host or zone is named, or `any_zone` is given, or it has
+    left that zone already: `here` is where it is.
     """
     own = [
         Disk(share.disk_id, share.size_bytes, sr_id=share.sr_id, movable=copy_disks, image_id=server.image_id or None)
@@ -83,7 +85,7 @@ def move_request_of(
         group,
         excluded=frozenset(away_from),
         hosts=frozenset(to_hosts),
-        zone=to_zone or (None if any_zone or to_hosts else parse_zone(server.zone)),
+        zone=to_zone or (None if any_zone or to_hosts or parse_zone(server.zone) != here else here),
     )
 
 

@@ -6,18 +6,28 @@ group kept apart, a volume, a move with its disks between hosts that share no st
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
+import threading
 import tomllib
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
+from ringstead.cli import cli
+from ringstead.errors import RingsteadError
 from tests.support.cluster import TestCluster
+from tests.support.xensim import running_xensim
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -46,6 +56,7 @@ class Cloud:
             text=True,
             timeout=COMMAND_TIMEOUT_S,
             env={**os.environ, **(environment or {})},
+            stdin=subprocess.DEVNULL,
             check=False,
         )
 
@@ -57,6 +68,13 @@ class Cloud:
         assert len(lines) == 1, done.stderr
         assert "Traceback" not in done.stderr
         return lines[0]
+
+    def refusal(self, *words: str) -> str:
+        """What a command that does not work says, called in this process: the same code, without the start of one."""
+        with contextlib.redirect_stdout(io.StringIO()), pytest.raises((RingsteadError, click.ClickException)) as caught:
+            cli.main([*words, "--data", str(self.cluster.data)], standalone_mode=False)
+        error = caught.value
+        return error.format_message() if isinstance(error, click.ClickException) else str(error)
 
     def server(self, name: str) -> Any:
         """A server as it is now."""
@@ -168,3 +186,139 @@ def _slave_with_a_server(cloud: Cloud) -> str:
     pool = cloud.server("web2")["pool"]
     cloud.run("server", "migrate", "web2", "--host", f"{pool}-h3", "--wait")
     return f"{pool}-h3"
+
+
+# ------------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_what_makes_no_sense_is_one_clear_line(cloud: Cloud) -> None:
+    """Unknown things, impossible sizes and names of every kind are answered with a sentence, and nothing is claimed."""
+    before = cloud.run("host", "list")
+    spec = ("--flavor", "tiny", "--image", "debian")
+    for words, said in (
+        (("server", "create", "x", "--flavor", "huge", "--image", "debian"), "there is no flavor 'huge'"),
+        (("server", "create", "x", "--flavor", "tiny", "--image", "windows"), "there is no image 'windows'"),
+        (("server", "create", "x", "--flavor", "tiny"), "from an image or from a template"),
+        (("server", "create", "x", *spec, "--zone", "z9"), "there is no availability zone z9; there are r1z1"),
+        (("server", "create", "x", *spec, "--zone", "mars"), "'mars' is no zone"),
+        (("server", "create", "x", *spec, "--group", "none"), "there is no server group 'none'"),
+        (("server", "create", "x", *spec, "--disk", "1K"), "1024 are too few"),
+        (("server", "create", "x", *spec, "--disk", "9000T"), "is outside 1 MiB"),
+        (("server", "create", "x", *spec, "--disk", "much"), "is no size"),
+        (("server", "create", "x", *spec, "--volume", "none"), "there is no volume 'none'"),
+        (("server", "create", "x", *spec, "--require", "a", "--forbid", "a"), "both required and forbidden"),
+        (("server", "create", "", *spec), "is empty"),
+        (("server", "create", " x", *spec), "begins or ends with a space"),
+        (("server", "create", "x\ny", *spec), "cannot be printed"),
+        (("server", "create", "a/b", *spec), "holds a slash"),
+        (("server", "create", "x" * 64, *spec), "longer than 63"),
+        (("server", "create", "web1", *spec), "there is a server 'web1' already"),
+        (("server", "show", "' OR 1=1 --"), "there is no server"),
+        (("server", "start", "web1"), "is active; this needs one that is stopped"),
+        (("server", "migrate", "web1", "--host", "nowhere"), "there is no host 'nowhere'"),
+        (("server", "delete", "nobody"), "there is no server 'nobody'"),
+        (("volume", "create", "v"), "a volume needs a --size"),
+        (("volume", "create", "v", "--size", "0"), "is outside 1 MiB"),
+        (("volume", "attach", "data", "web1"), "is in-use; this needs one that is available"),
+        (("volume", "delete", "data"), "detach it first"),
+        (("volume", "extend", "data", "1M"), "is in-use"),
+        (("flavor", "create", "f", "--memory", "0", "--vcpus", "1", "--disk", "1G"), "outside 1.."),
+        (("flavor", "create", "f", "--memory", "1G", "--vcpus", "100000", "--disk", "1G"), "outside 1..128"),
+        (("flavor", "create", "f", "--memory", "1000", "--vcpus", "1", "--disk", "1G"), "no whole number of MiB"),
+        (("flavor", "create", "tiny", "--memory", "1G", "--vcpus", "1", "--disk", "1G"), "already"),
+        (("image", "create", "debian", __file__), "there is an image 'debian' already"),
+        (("image", "create", "i", __file__, "--format", "vhd"), "is no VHD"),
+        (("image", "create", "i"), "give a FILE, or --server"),
+        (("zone", "show", "z9"), "no availability zone"),
+        (("quota", "--servers", "-5"), "a quota is a number, or -1"),
+        (("task", "wait", "99999999"), "there is no task"),
+    ):
+        assert said in cloud.refusal(*words), words
+    assert cloud.run("host", "list") == before
+    assert {server["name"] for server in cloud.run("server", "list")} == {"web1", "web2", "web3", "db1", "db2", "db3"}
+
+
+def test_a_server_that_fits_nowhere_fails_and_leaves_nothing(cloud: Cloud) -> None:
+    """Too large for every host, or over the project's quota: the build fails with the reason, and holds no claim."""
+    before = cloud.run("host", "list")
+    cloud.run("flavor", "create", "giant", "--memory", "1T", "--vcpus", "1", "--disk", "1G")
+    said = cloud.refused("server", "create", "giant", "--flavor", "giant", "--image", "debian", "--wait")
+    assert "no host can take server" in said
+    failed = cloud.server("giant")
+    assert (failed["state"], failed["host"]) == ("error", "")
+    assert "memory" in failed["fault"]
+    cloud.run("server", "delete", "giant", "--wait")
+    cloud.run("quota", "--project", "poor", "--servers", "0")
+    spec = ("--flavor", "tiny", "--image", "debian", "--project", "poor", "--wait")
+    assert "quota" in cloud.refused("server", "create", "one-too-many", *spec)
+    cloud.run("server", "delete", "one-too-many", "--project", "poor", "--wait")
+    assert cloud.run("host", "list") == before
+
+
+def test_pools_that_cannot_be_used_are_refused(cloud: Cloud) -> None:
+    """A wrong password, a certificate that nobody vouches for, nobody there, nonsense: a sentence, and nothing is added."""
+    url = cloud.run("pool", "list")[0]["url"]
+    password = {"RINGSTEAD_POOL_PASSWORD": "wr0ng-pa55word"}
+    right = {"RINGSTEAD_POOL_PASSWORD": "root"}
+    add = ("pool", "add", "other")
+    with _nonsense() as nonsense, running_xensim("--tls", "--hosts", "1", "--address", "127.0.1.1") as tls:
+        for words, environment, said in (
+            ((*add, url, "--zone", "z1"), password, "password"),
+            ((*add, url, "--zone", "z1"), right, "which is there already"),
+            ((*add, url, "--zone", "mars"), right, "'mars' is no zone"),
+            ((*add, "http://127.0.1.9:1", "--zone", "z1"), right, "cannot connect"),
+            ((*add, "ftp://127.0.0.1", "--zone", "z1"), right, "is no address"),
+            ((*add, nonsense, "--zone", "z1"), right, ""),
+            ((*add, tls.urls[0], "--zone", "z1"), right, "certificate"),
+            ((*add, tls.urls[0], "--zone", "z1", "--fingerprint", "00" * 32), right, "certificate"),
+            ((*add, tls.urls[0], "--zone", "z1", "--fingerprint", "zz"), right, "fingerprint"),
+            (("pool", "add", "pool1", url, "--zone", "z1"), right, "there is a pool 'pool1' already"),
+            ((*add, url, "--zone", "z1"), {}, "RINGSTEAD_POOL_PASSWORD"),
+            (("pool", "remove", "pool1"), {}, "drain or delete them first"),
+        ):
+            line = cloud.refused(*words, environment=environment)
+            assert said.lower() in line.lower(), (words, line)
+        assert len(cloud.run("pool", "list")) == 3
+        # Rightly trusted, it is added; with nothing on it it can be forgotten again.
+        assert tls.certificate is not None
+        cloud.run(*add, tls.urls[0], "--zone", "z1", "--ca-file", tls.certificate, environment=right)
+        assert [pool["state"] for pool in cloud.run("pool", "list")] == ["up"] * 4
+        cloud.run("pool", "remove", "other")
+    assert all(pool["state"] == "up" for pool in cloud.run("pool", "list"))
+
+
+def test_no_password_is_to_be_found(cloud: Cloud) -> None:
+    """Pools' passwords are in no log, no answer, no process's arguments, and not readable in what is on disk."""
+    secret = "wr0ng-pa55word"
+    texts = [path.read_text(errors="replace") for path in (cloud.cluster.data / "logs").iterdir()]
+    texts += [Path(f"/proc/{process.pid}/cmdline").read_text() for process in cloud.cluster.processes() if process.pid]
+    texts += [cloud.raw("pool", "list", "--json").stdout]
+    texts += [path.read_bytes().decode("latin-1") for path in (cloud.cluster.data / "scheduler").iterdir()]
+    assert not any(secret in text for text in texts)
+    for path in (cloud.cluster.data / "scheduler").iterdir():
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+@contextmanager
+def _nonsense() -> Iterator[str]:
+    """Something that listens and answers what no pool would."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>It works!</html>")
+
+        do_GET = do_HEAD = do_POST  # noqa: N815 (http.server's names)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (http.server's name)
+            """Not to be heard."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
