@@ -49,6 +49,7 @@ class Follower:
         self.trouble: HypervisorError | None = None
         """Why the picture is not current, if it is not."""
         self._heard_at = -math.inf
+        self._following = False
         self._lock = trio.Lock()
         self._news = trio.Event()
         self._miscounts = 0
@@ -61,7 +62,7 @@ class Follower:
     @property
     def is_current(self) -> bool:
         """Whether events keep the picture: the last answer is no older than a long poll takes."""
-        return self.trouble is None and trio.current_time() - self._heard_at < LONG_POLL_S + 5
+        return self._following and self.trouble is None and trio.current_time() - self._heard_at < LONG_POLL_S + 5
 
     async def now(self) -> Picture:
         """The picture with all that the pool had changed when this was called. Raises Unreachable, Refused."""
@@ -78,9 +79,13 @@ class Follower:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Follow the pool until cancelled; started after the first attempt, well or not. Raises no HypervisorError."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._follow, task_status)
-            nursery.start_soon(self._probe_always)
+        self._following = True
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._follow, task_status)
+                nursery.start_soon(self._probe_always)
+        finally:
+            self._following = False
 
     async def wait_for_task(self, task: str, seconds: float) -> None:
         """Until the picture has news of a task, at most so long."""

@@ -24,7 +24,7 @@ from scheduler.xen.arrivals import Arrivals
 from scheduler.xen.context import Context
 from scheduler.xen.disks import Disks
 from scheduler.xen.errors import NoAnswer
-from scheduler.xen.facts import refs, text, vbds_of, vm_facts
+from scheduler.xen.facts import is_arriving, refs, text, vbds_of, vm_facts
 from scheduler.xen.picture import Picture
 from scheduler.xen.tags import Record
 from scheduler.xen.undo import undoing
@@ -94,6 +94,8 @@ class Servers:
                     raise Refused(f"pool {context.name}: VM {text(vm, 'name_label')!r} is not Ringstead's")
                 if text(vm, "power_state") not in ("Halted", "Suspended"):
                     raise WrongState(f"pool {context.name}: VM {uuid} runs")
+                if is_arriving(picture, vm) or vm.get("current_operations"):
+                    raise TryAgain(f"pool {context.name}: something is going on with VM {uuid}")
                 await self.remove_vm(picture, ref, vm)
 
     async def remove_vm(self, picture: Picture, ref: str, vm: Record) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from scheduler.hypervisor import DiskFacts, DiskSpec, ImageFormat, Progress, Refused, WrongState
+from scheduler.hypervisor import DiskFacts, DiskSpec, ImageFormat, Progress, Refused, TryAgain, WrongState
 from scheduler.xen import tags
 from scheduler.xen.context import Context
 from scheduler.xen.disks import Disks
@@ -141,7 +141,19 @@ class Volumes:
                 if mapping(vdi, "other_config").get(tags.CLUSTER) != context.cluster:
                     raise Refused(f"pool {context.name}: disk {text(vdi, 'name_label')!r} is not Ringstead's")
                 self._assert_unattached(picture, vdi)
+                self._assert_no_copy_under_way(picture, vdi)
                 await self._disks.destroy([ref])
+
+    def _assert_no_copy_under_way(self, picture: Picture, vdi: Record) -> None:
+        """A disk of the same id as one on which something is going on is not left over: it is what a move is making."""
+        disk_id = tags.disk_of(vdi, self._context.cluster)
+        for other in picture.table("VDI").values():
+            if disk_id and tags.disk_of(other, self._context.cluster) == disk_id and self._is_busy(picture, other):
+                raise TryAgain(f"pool {self._context.name}: something is going on with disk {disk_id}")
+
+    def _is_busy(self, picture: Picture, vdi: Record) -> bool:
+        vms = (picture.record("VM", text(vbd, "VM")) for _, vbd in self._disks.attachments(picture, vdi))
+        return any(record is not None and record.get("current_operations") for record in (vdi, *vms))
 
     @asynccontextmanager
     async def export(self, disk_id: str, image_format: ImageFormat) -> AsyncIterator[AsyncIterator[bytes]]:

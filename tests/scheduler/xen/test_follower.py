@@ -160,3 +160,13 @@ async def test_hosts_are_disabled_and_declared_dead(
     found = await pool.find_server("s1")
     assert found is not None
     assert (found.power, found.host) == (PowerState.HALTED, "")
+
+
+async def test_without_following_every_inventory_is_asked_for(sim: Simulation) -> None:
+    """A picture that no events keep is never given for the state of now."""
+    pool = sim.xen_pool()
+    await pool.inventory()
+    sim.pool().database.set(sim.host(1), enabled=False)
+    sim.settle()
+    assert [host.enabled for host in (await pool.inventory()).hosts] == [True, False]
+    await pool.close()

@@ -242,6 +242,28 @@ async def test_a_move_is_cancelled(sim: Simulation, pool: XenPool) -> None:
     assert sim.servers()[0]["current_operations"] == {}
 
 
+async def test_what_a_move_is_making_is_not_taken_for_left_over(sim: Simulation, pool: XenPool) -> None:
+    """The copy of a disk has the disk's id and is in no VM; removing it would break the move."""
+    inventory = await pool.inventory()
+    there = inventory.hosts[1]
+    await running(pool, inventory)
+    [root] = [disk.uuid for disk in (await pool.inventory(fresh=True)).disks]
+    sim.pool().latencies = SLOW
+    ticket = await pool.prepare_receive(there.uuid)
+    move = Migration(there.uuid, {"s1-root": local_sr(inventory, there).uuid}, ticket=ticket)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pool.migrate, "s1", move)
+        with trio.fail_after(10):
+            while len(sim.disks()) < 2:
+                await trio.sleep(0.02)
+        [copy] = [vdi.uuid for vdi in sim.disks() if vdi.uuid != root]
+        with pytest.raises(TryAgain):
+            await pool.remove_disk(copy)
+    found = await pool.find_server("s1")
+    assert found is not None
+    assert found.host == there.uuid
+
+
 async def test_somebody_else_cancels_it(sim: Simulation, pool: XenPool) -> None:
     """From the pool's own tools: MigrationFailed."""
     inventory = await pool.inventory()
