@@ -17,6 +17,8 @@ import msgpack
 from proxy.model import CERTAIN, Consistency, ListedObject, Manifest, Metadata, ObjectInfo, Segment
 from storage_node.operations import Entry, Row
 
+_unpack = msgpack.unpackb
+_listed = ListedObject._make
 _META_VERSION = 1
 _MANIFEST_VERSION = 1
 
@@ -102,11 +104,13 @@ def unpack_manifest(data: bytes) -> Manifest:
 
 def listed_object(row: Row) -> ListedObject:
     """A container's row as a listing shows it."""
+    name, timestamp, sub_timestamp, _, _, size_bytes, payload = row
     try:
-        etag, content_type, algorithm = msgpack.unpackb(row.payload)
+        etag, content_type, algorithm = _unpack(payload)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise CorruptEntry(f"a listing's row does not unpack: {error}") from error
-    return ListedObject(row.name, max(row.timestamp, row.sub_timestamp), row.size_bytes, etag, content_type, algorithm)
+    changed = timestamp if timestamp > sub_timestamp else sub_timestamp
+    return _listed((name, changed, size_bytes, etag, content_type, algorithm))
 
 
 def row_payload(etag: str, content_type: str, checksum_algorithm: str) -> bytes:

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from storage_node.timestamp import microseconds
 
@@ -135,9 +135,8 @@ class ListQuery:
     reverse: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ListedObject:
-    """One object's line in a container's listing."""
+class ListedObject(NamedTuple):
+    """One object's line in a container's listing. A tuple, since a page makes a thousand: a frozen class costs five times it."""
 
     name: bytes
     timestamp: int

@@ -278,6 +278,7 @@ class View:
         limit, deleted = operation.limit, operation.deleted
         items: list[Row | CommonPrefix] = []
         start, end = _bounds(operation)
+        make, add = Row._make, items.append
         for name, value in self._walk(rows.row_base(operation.space, operation.hash), start, end, operation.reverse):
             _, _, _, flags, timestamp, sub_timestamp, object_count, size_bytes = unpack_row(value)
             dead = flags & 1 != 0
@@ -285,7 +286,7 @@ class View:
                 continue
             if len(items) == limit:
                 return items, True
-            items.append(Row(name, timestamp, sub_timestamp, dead, object_count, size_bytes, value[ROW_BYTES:]))
+            add(make((name, timestamp, sub_timestamp, dead, object_count, size_bytes, value[ROW_BYTES:])))
         return items, False
 
     def _page_rolled_up(self, operation: ListRows) -> tuple[list[Row | CommonPrefix], bool]:
