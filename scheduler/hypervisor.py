@@ -180,8 +180,11 @@ class AttachedDisk:
 
 @dataclass(frozen=True, slots=True)
 class VmFacts:
-    """One VM, or a snapshot of one. `server_id` is empty where the VM is not this cluster's, or has not arrived yet from another
-    pool: until the move is over it is still the server over there."""
+    """One VM, or a snapshot of one.
+
+    `server_id` is empty where the VM is not this cluster's, or has not arrived yet from another pool: until the move is over,
+    the one over there is the server.
+    """
 
     uuid: str
     name: str
