@@ -182,8 +182,8 @@ class AttachedDisk:
 class VmFacts:
     """One VM, or a snapshot of one.
 
-    `server_id` is empty where the VM is not this cluster's, or has not arrived yet from another pool: until the move is over,
-    the one over there is the server.
+    `server_id` is empty where the VM is not this cluster's, or has not arrived yet from another pool: until the move is
+    over, the one over there is the server.
     """
 
     uuid: str
