@@ -47,6 +47,7 @@ class Pace:
         self._monotonic = monotonic
         self._rate_per_s = rate_per_s
         self._bucket: Bucket | None = None
+        self._changed = trio.Event()
         self._running = trio.Event()
         self._running.set()
 
@@ -59,6 +60,8 @@ class Pace:
     def rate_per_s(self, rate_per_s: float) -> None:
         self._rate_per_s = rate_per_s
         self._bucket = None
+        self._changed.set()
+        self._changed = trio.Event()
 
     @property
     def paused(self) -> bool:
@@ -80,5 +83,10 @@ class Pace:
         now_s = self._monotonic()
         if self._bucket is None:
             self._bucket = Bucket(self._rate_per_s, now_s)
-        await trio.sleep(self._bucket.take(count, now_s))
+        wait_s = self._bucket.take(count, now_s)
+        if wait_s > 0:
+            with trio.move_on_after(wait_s):
+                await self._changed.wait()  # who waited at the old rate has waited enough
+        else:
+            await trio.lowlevel.checkpoint()
         await self._running.wait()

@@ -33,6 +33,7 @@ class Throttle:
         self._caps = (math.inf, math.inf)
         self._whole: Bucket | None = None
         self._devices: dict[int, Bucket] = {}
+        self._changed = trio.Event()
         self._running = trio.Event()
         self._running.set()
 
@@ -53,8 +54,14 @@ class Throttle:
                 raise ValueError(f"a rate must be above 0, not {rate}")
         self._bytes_per_s = bytes_per_s or self._bytes_per_s
         self._device_bytes_per_s = device_bytes_per_s or self._device_bytes_per_s
+        self._measure_anew()
+
+    def _measure_anew(self) -> None:
+        """At the rates of now; who waits has waited enough."""
         self._whole = None
         self._devices = {}
+        self._changed.set()
+        self._changed = trio.Event()
 
     @property
     def caps(self) -> tuple[float, float]:
@@ -68,8 +75,7 @@ class Throttle:
                 raise ValueError(f"a rate must be above 0, not {cap}")
         if self._caps != (bytes_per_s, device_bytes_per_s):
             self._caps = bytes_per_s, device_bytes_per_s
-            self._whole = None
-            self._devices = {}
+            self._measure_anew()
 
     @property
     def paused(self) -> bool:
@@ -101,4 +107,6 @@ class Throttle:
             bucket = self._devices[device] = Bucket(min(self._device_bytes_per_s, self._caps[1]), now_s)
         wait_s = max(self._whole.take(size_bytes, now_s), bucket.take(size_bytes, now_s))
         if wait_s > 0:
-            await trio.sleep(wait_s)
+            with trio.move_on_after(wait_s):
+                await self._changed.wait()
+            await self._running.wait()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 import pytest
 import trio
 import trio.testing
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicator.pace import BURST_S, Bucket, Pace
+from replicator.throttle import Throttle
 
 
 @given(
@@ -69,3 +72,39 @@ async def test_the_knob_turns_while_it_runs(autojump_clock: trio.testing.MockClo
     pace.rate_per_s = 1000.0
     with trio.fail_after(0.5):
         await pace.take(1000.0)
+
+
+async def test_who_waits_at_a_low_rate_goes_on_when_it_is_raised(autojump_clock: trio.testing.MockClock) -> None:
+    """An operator who mistyped a rate need not wait for hours until his correction is heard."""
+    pace, throttle = Pace(0.001), Throttle(0.001, 0.001)
+    with trio.fail_after(3):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pace.take, 10.0)
+            nursery.start_soon(throttle.take, 1, 10_000)
+            await trio.sleep(1)
+            pace.rate_per_s = 1000.0
+            throttle.set_rates(1e9, 1e9)
+
+
+async def test_a_pause_holds_those_who_waited_for_their_turn(autojump_clock: trio.testing.MockClock) -> None:
+    """Their time comes while it is paused: they begin when it is resumed."""
+    pace, throttle = Pace(10.0), Throttle(10.0, 10.0)
+    done: list[str] = []
+
+    async def work(name: str, take: Awaitable[None]) -> None:
+        await take
+        done.append(name)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(work, "pace", pace.take(30))
+        nursery.start_soon(work, "throttle", throttle.take(1, 30))
+        await trio.sleep(1)
+        pace.pause()
+        throttle.pause()
+        await trio.sleep(10)
+        assert done == []
+        pace.resume()
+        throttle.resume()
+        with trio.fail_after(1):
+            while len(done) < 2:
+                await trio.sleep(0.1)
