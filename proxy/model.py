@@ -136,7 +136,10 @@ class ListQuery:
 
 
 class ListedObject(NamedTuple):
-    """One object's line in a container's listing. A tuple, since a page makes a thousand: a frozen class costs five times it."""
+    """One object's line in a container's listing.
+
+    A tuple, since a page makes a thousand: a frozen class costs five times it.
+    """
 
     name: bytes
     timestamp: int
