@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -159,10 +160,11 @@ def run_memory(count: int, placements: int) -> Result:
 
 
 def run_bookings(booking: Booking, leaving: list[str], placements: int) -> Result:
-    """Book one after the other; for each one an old server goes."""
+    """Book one after the other; for each one the oldest server goes, with its volumes."""
     asked = requests(1)
-    for number in range(min(2_000, placements // 4)):
-        booking.book(next(asked), f"warm-{number}")
+    servers = deque((name,) for name in leaving)
+    for number in range(min(6_000, placements // 4)):
+        replace_oldest(booking, servers, next(asked), f"warm-{number}")
     cpu_s, wall_s, tries = [], [], 0
     for number in range(placements):
         request = next(asked)
@@ -171,9 +173,22 @@ def run_bookings(booking: Booking, leaving: list[str], placements: int) -> Resul
         cpu_s.append(time.process_time() - cpu_begun)
         wall_s.append(time.perf_counter() - wall_begun)
         tries += booked.tries
-        booking.inventory.apply(booking.claims.release([leaving[number % len(leaving)]]))
+        servers.append(owners(request))
+        booking.inventory.apply(booking.claims.release(servers.popleft()))
     booking.inventory.check()
     return figures(cpu_s, wall_s, sum(cpu_s), sum(wall_s)) | {"tries": tries / placements}
+
+
+def owners(request: ServerRequest) -> tuple[str, ...]:
+    """The server and its volumes."""
+    return (request.server_id, *(disk.disk_id for disk in request.disks if disk.volume))
+
+
+def replace_oldest(booking: Booking, servers: deque[tuple[str, ...]], request: ServerRequest, key: str) -> None:
+    """One comes, the oldest goes."""
+    booking.book(request, key)
+    servers.append(owners(request))
+    booking.inventory.apply(booking.claims.release(servers.popleft()))
 
 
 def run_sqlite(count: int, placements: int, folder: Path) -> list[Result]:

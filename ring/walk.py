@@ -59,7 +59,8 @@ class WalkOrder:
         used = [self.index_of[device.id] for device in after if device.id in self.index_of]
         rest = np.ones(len(self.devices), dtype=bool)
         rest[used] = False
-        ordered = self._ordered(np.flatnonzero(rest), self._draws(number, seed), used)
+        chosen = np.flatnonzero(rest)
+        ordered = self._ordered(chosen, self._draws(chosen, number, seed), used)
         return tuple(self.devices[index] for index in ordered)
 
     def head(self, number: int, seed: int, count: int, zone: tuple[int, int] | None = None) -> NDArray[np.intp]:
@@ -72,20 +73,25 @@ class WalkOrder:
             zones = {zone: zones[zone]} if zone in zones else {}
         if not zones or count < 1:
             return np.zeros(0, dtype=np.intp)
-        draws = self._draws(number, seed)
         # Where a node has several devices, its second comes after all other nodes, however early it is drawn.
         cut = count if self._node_devices_max == 1 else len(self.devices)
-        first = np.concatenate([_first(indexes, draws[1][indexes], cut) for indexes in zones.values()])
-        ordered = self._ordered(first, draws, ())
+        firsts, uniforms, arrivals = [], [], []
+        for indexes in zones.values():
+            uniform, arrival = self._draws(indexes, number, seed)
+            first = np.argpartition(arrival, cut - 1)[:cut] if cut < len(indexes) else slice(None)
+            firsts.append(indexes[first])
+            uniforms.append(uniform[first])
+            arrivals.append(arrival[first])
+        draws = np.concatenate(uniforms), np.concatenate(arrivals)
+        ordered = self._ordered(np.concatenate(firsts), draws, ())
         return ordered[self.weights[ordered] > 0][:count]
 
     def _ordered(
         self, chosen: NDArray[np.intp], draws: tuple[NDArray[np.float64], NDArray[np.float64]], used: Sequence[int]
     ) -> NDArray[np.intp]:
-        """These devices in the order of their turns; devices `used` before count in their domains."""
-        uniform, arrival = draws
+        """These devices, with the draws of each, in the order of their turns; `used` ones count in their domains."""
         rank = np.empty(len(chosen), dtype=np.int64)
-        rank[np.lexsort((uniform[chosen], arrival[chosen]))] = np.arange(len(chosen))
+        rank[np.lexsort(draws)] = np.arange(len(chosen))
         keys: tuple[NDArray[np.int64], ...] = (rank,)
         for domain in (self.nodes, self.zones, self.regions):
             turn = _turn(domain[chosen], keys)
@@ -96,30 +102,27 @@ class WalkOrder:
         idle = (self.weights[chosen] == 0).astype(np.int64)
         return chosen[np.lexsort((*keys, idle))]
 
-    def _draws(self, number: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(uniform, arrival) of each device: the smallest of -log(u) / weight comes first (Efraimidis and Spirakis 2006)."""
+    def _draws(
+        self, indexes: NDArray[np.intp], number: int, seed: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(uniform, arrival) of devices: the smallest of -log(u) / weight comes first (Efraimidis and Spirakis 2006)."""
         with np.errstate(over="ignore", divide="ignore"):
             start = mix(np.array([number ^ seed], dtype=np.uint64))[0]
-            words = mix(start ^ self._salts)
+            words = mix(start ^ self._salts[indexes])
             uniform = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-            return uniform, -np.log(uniform) / self.weights
-
-
-def _first(indexes: NDArray[np.intp], arrival: NDArray[np.float64], count: int) -> NDArray[np.intp]:
-    """The indexes of the `count` smallest arrivals, in no order."""
-    if count >= len(indexes):
-        return indexes
-    return indexes[np.argpartition(arrival, count - 1)[:count]]
+            return uniform, -np.log(uniform) / self.weights[indexes]
 
 
 def _turn(domain: NDArray[np.int64], keys: tuple[NDArray[np.int64], ...]) -> NDArray[np.int64]:
     """For each device its turn within its domain, when the domain's devices are ordered by `keys` (last is first)."""
+    count = len(domain)
     order = np.lexsort((*keys, domain))
     ordered = domain[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(ordered) else np.zeros(0, dtype=np.intp)
-    lengths = np.diff(np.r_[starts, len(ordered)])
-    turn = np.empty(len(domain), dtype=np.int64)
-    turn[order] = np.arange(len(ordered)) - np.repeat(starts, lengths)
+    begins = np.ones(count, dtype=bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=begins[1:])
+    place = np.arange(count)
+    turn = np.empty(count, dtype=np.int64)
+    turn[order] = place - np.maximum.accumulate(np.where(begins, place, 0))
     return turn
 
 

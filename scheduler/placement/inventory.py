@@ -45,8 +45,10 @@ NOTHING = -1
 """In arrays of bytes: no SR would take any disk, not even an empty one."""
 _MASKS_MAX = 256
 """Combinations of words that masks are kept for."""
-_WALKS_MAX = 1 << 15
-"""Heads of walks that are kept: a few MiB."""
+_HEAD = 2 * RING_POSITIONS
+"""Hosts of a walk that are kept: enough for the members of a usual group."""
+_HEADS_MAX = 1 << 14
+"""Beginnings of walks that are kept: a few MiB."""
 
 
 @dataclass(slots=True)
@@ -106,7 +108,7 @@ class Inventory:
             self._set_room(index)
         self._masks: dict[object, Mask] = {}
         self._image_hosts: dict[str, Indexes] = {}
-        self._ring_hosts: dict[tuple[int, Zone | None, int], Indexes] = {}
+        self._heads: dict[tuple[int, Zone | None], Indexes] = {}
         self.order = WalkOrder([host.device for host in self.hosts])
 
     def copy(self) -> Inventory:
@@ -293,18 +295,17 @@ class Inventory:
 
         Of a zone's hosts alone, if one is given.
         """
-        key = (number, zone, start)
-        found = self._ring_hosts.get(key)
-        if found is None:
-            head = self.order.head(number, self.seed, min(len(self.hosts), start + RING_POSITIONS), zone)
-            if len(head) < start + RING_POSITIONS and len(head):
-                head = np.roll(head, -(start % len(head)))
-            else:
-                head = head[start:]
-            if len(self._ring_hosts) >= _WALKS_MAX:
-                self._ring_hosts.pop(next(iter(self._ring_hosts)))
-            found = self._ring_hosts[key] = head[:RING_POSITIONS]
-        return found
+        key = (number, zone)
+        head = self._heads.get(key)
+        if head is None or (len(head) < start + RING_POSITIONS and len(head) == _HEAD):
+            head = self.order.head(number, self.seed, max(_HEAD, start + RING_POSITIONS), zone)
+            if len(head) <= _HEAD:
+                if len(self._heads) >= _HEADS_MAX:
+                    self._heads.pop(next(iter(self._heads)))
+                self._heads[key] = head
+        if start + RING_POSITIONS <= len(head):
+            return head[start : start + RING_POSITIONS]
+        return np.roll(head, -(start % len(head)))[:RING_POSITIONS] if len(head) else head
 
     def in_zone(self, zone: Zone) -> tuple[int, ...]:
         """The SRs of an availability zone."""

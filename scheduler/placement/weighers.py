@@ -22,8 +22,8 @@ from scheduler.placement.settings import RING_POSITIONS, PlacementSettings
 Contribution: TypeAlias = tuple[str, Indexes | None, Shares | float]
 """(weigher, the distinct hosts that it speaks of or None for all, what it adds to each)."""
 
-WALK_POWER = 12
-"""A server's walk is one of 2**12, as if it were a partition: heads of walks that were computed can be kept."""
+WALK_POWER = 10
+"""A server's walk is one of 2**10, as if it were a partition: beginnings of walks that were computed can be kept."""
 _VALUES: Shares = 1.0 - np.arange(RING_POSITIONS, dtype=np.float64) / RING_POSITIONS
 
 

@@ -192,7 +192,7 @@ class NaivePlacement:
     def ring_place(self, request: ServerRequest, host: Host) -> int:
         """At which place the server's walk comes to the host."""
         key = request.server_id if request.membership is None else request.membership.group_id
-        number = xxhash.xxh3_128_intdigest(key.encode(), seed=self.seed) >> 116
+        number = xxhash.xxh3_128_intdigest(key.encode(), seed=self.seed) >> 118
         walk = [device.id for device in self.ring.walk(number, "host") if device.weight > 0]
         zones = {each.device.id: each.zone for each in self.hosts}
         walk = [number for number in walk if request.zone in (None, zones[number])]
