@@ -32,6 +32,8 @@ PURE = {
     "scheduler/xen/simulator/calls": {"trio", "socket", "h11"},
     "scheduler/xen/simulator/dispatch.py": {"trio", "socket", "h11", "time"},
     "scheduler/xen/simulator/pool.py": {"trio", "socket", "h11", "time"},
+    "scheduler/placement": {"trio", "socket", "sqlalchemy", "XenAPI", "time", "random"},
+    "scheduler/claims/check.py": {"trio", "socket", "sqlalchemy", "time", "random"},
 }
 """What some rooms and files never import, since their decisions are free of it."""
 
