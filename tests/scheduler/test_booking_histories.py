@@ -382,7 +382,7 @@ def run(machine: type[Histories], examples: int, steps: int) -> None:
 
 def test_histories_in_memory():
     """Claims in memory keep every promise over random histories."""
-    run(Histories, 40, 40)
+    run(Histories, 30, 40)
 
 
 def run_sql(engines: tuple[Engine, Engine], examples: int) -> None:
@@ -408,7 +408,7 @@ def test_histories_in_postgresql(postgresql):
     url = postgresql.new_url()
     engines = (open_engine(url), open_engine(url))
     try:
-        run_sql(engines, 8)
+        run_sql(engines, 5)
     finally:
         for engine in engines:
             engine.dispose()

@@ -70,7 +70,7 @@ def carry_out(plan, hosts, srs, claims, caps):
             claims.finish_move([owner for owner in owners if claims.of(owner)])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_evacuation_can_be_carried_out(data):
     """Every wave finds its room while all of it moves; hosts end up empty but for those whose reason is given."""

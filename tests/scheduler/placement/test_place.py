@@ -47,7 +47,7 @@ ANY_SETTINGS = st.builds(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_fast_is_plain(data):
     """What arrays and masks choose is what filtering, weighing and sorting every host chooses, alternates and SRs too."""
@@ -87,7 +87,7 @@ def test_fast_is_plain(data):
                 inventory.check()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_explanation_agrees_with_placement(data):
     """Exactly one host is chosen if any can be; each other host is turned down or outweighed, as the plain rule has it."""
