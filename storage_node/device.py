@@ -93,6 +93,7 @@ DeviceWrite: TypeAlias = WriteOperation | PutBlob
 ROOM_CHECK_MS = 250
 ROOM_CHECK_BYTES = 8 << 20
 STATISTICS_MS = 1_000
+TURNED_AWAY_MS = 60_000
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -127,6 +128,8 @@ class Device:
         self._room_now = ROOM_FOR_ALL
         self._room_at_ms = -ROOM_CHECK_MS
         self._room_bytes = 0
+        self._turned_away_until_ms = 0
+        """Until then it counts as full, since something was too large for the room that there was."""
         self._statistics_at_ms = now_ms()
         self._writes = self._syncs = 0
         self._sync_seconds = 0.0
@@ -264,6 +267,7 @@ class Device:
         """Nothing of the batch is in the log."""
         if error.errno in NO_ROOM:
             self._room_at_ms = self._now_ms() - ROOM_CHECK_MS
+            self._turned_away_until_ms = self._now_ms() + TURNED_AWAY_MS
             batch.failure = Written(Status.FULL, detail=str(error))
         else:
             self._fence_at_published(f"the log can't be written: {error}")
@@ -411,11 +415,13 @@ class Device:
         total, free = self._disk.free_bytes(str(self.path))
         kept_back, _ = self.settings.kept_back_bytes(total)
         if free - length < kept_back:
+            self._turned_away_until_ms = self._now_ms() + TURNED_AWAY_MS
             raise DeviceFull(f"{free} bytes are free, {kept_back} of them are kept back")
 
     def _blob_failed(self, error: OSError) -> NoReturn:
         """For a BlobWriter. Want of room is no fault of the disk; anything else is."""
         if error.errno in NO_ROOM:
+            self._turned_away_until_ms = self._now_ms() + TURNED_AWAY_MS
             raise DeviceFull(str(error)) from error
         reason = f"a blob can't be written: {error}"
         self._parts.put_up_fence(Fence(reason, None))
@@ -504,10 +510,15 @@ class Device:
     def _full(self, total: int, free: int) -> str:
         """What there is no room for, in words."""
         kept_back, kept_back_delete = self.settings.kept_back_bytes(total)
-        if free >= kept_back:
+        if free < kept_back_delete:
+            what = "it takes neither data nor deletions"
+        elif free < kept_back:
+            what = "it takes no data"
+        elif self._now_ms() < self._turned_away_until_ms:
+            what = "it turned writes away"
+        else:
             return ""
-        what = "neither data nor deletions" if free < kept_back_delete else "no data"
-        return f"it takes {what}: {free} bytes are free, {kept_back} are kept back"
+        return f"{what}: {free} bytes are free, {kept_back} are kept back"
 
     def _packed_statistics(self) -> bytes:
         return bytes(msgpack.packb(tuple(self.statistics())))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,11 +70,23 @@ async def test_a_full_disk_refuses_and_loses_nothing(
         _, _, listing = await client.request("GET", f"{account}/full?limit=10000")
         assert sorted(listing.decode().split()) == sorted(name.rpartition("/")[2] for name in stored)
         await trio.to_thread.run_sync(check_s3_says_503, cluster)
+        await trio.to_thread.run_sync(check_status_says_full, cluster)
         for name in stored:
             assert (await client.request("DELETE", name))[0] == 204
         await client.aclose()
     finally:
         await trio.to_thread.run_sync(cluster.stop)
+
+
+def check_status_says_full(cluster: TestCluster) -> None:
+    """Each device says that it is full, to people and to programs; it is no fence, and needs nobody to release it."""
+    found = json.loads(cluster.ringstead("status", "--json").stdout)
+    assert not found["healthy"]
+    for device in found["devices"]:
+        assert "are kept back" in device["full"]
+        assert device["fenced"] == ""
+    assert "z1d1 is full: it t" in cluster.ringstead("status").stdout
+    assert "a device is full" in (cluster.data / "logs" / "storage-z1d1.log").read_text()
 
 
 def check_s3_says_503(cluster: TestCluster) -> None:

@@ -138,6 +138,7 @@ def test_a_full_disk_leaves_no_half_batch(memory_path: Path, room: int) -> None:
     assert (path / "log" / "0000000001.seg").stat().st_size == end
     disk.room = 1 << 60
     assert device.fenced == ""
+    assert device.statistics().full.startswith("it turned writes away")
     assert status_of(device, 2) == Status.MISSING
     assert device.apply([put(3), LockObject(hash_of(8), b"/a/c/8", 7, 1000)])[1].status == Status.APPLIED
     die(device)
@@ -199,7 +200,9 @@ def test_what_is_kept_back_is_for_deletions_then_for_nobody(memory_path: Path) -
     catalog = (1, hash_of(9), b"/a/c")
     row = PutRow(1, hash_of(9), b"row", 5, 0, False, 1, 1, b"")
     device.apply([put(1), PutCatalog(*catalog, 1, {}), row])
+    assert device.statistics().full == ""
     disk.free = 80 * MIB
+    assert device.statistics().full.startswith("it takes no data")
     device._room_at_ms -= 1000
     statuses = [answer.status for answer in device.apply([put(2), row, PutCatalog(*catalog, 2, {})])]
     assert statuses == [Status.FULL] * 3
@@ -208,6 +211,7 @@ def test_what_is_kept_back_is_for_deletions_then_for_nobody(memory_path: Path) -
     gone = row._replace(timestamp=6, deleted=True)
     assert [answer.status for answer in device.apply([DeleteObject(*put(1)[:2], 6), gone])] == [Status.APPLIED] * 2
     disk.free = 40 * MIB
+    assert device.statistics().full.startswith("it takes neither data nor deletions")
     device._room_at_ms -= 1000
     assert device.apply([DeleteObject(*put(1)[:2], 7)])[0].status == Status.FULL
     device.close()
