@@ -57,7 +57,7 @@ def test_fast_is_plain(data):
     ids = st.sampled_from([f"s{number}" for number in range(12)])
     failures = data.draw(st.dictionaries(st.sampled_from([h.host_id for h in hosts]), st.integers(1, 4), max_size=2))
     inventory.set_failures(failures)
-    for number in range(data.draw(st.integers(1, 8))):
+    for number in range(data.draw(st.integers(3, 10))):
         request = data.draw(requests(hosts, srs, ids))
         weights = data.draw(ANY_SETTINGS)
         seed = data.draw(st.integers(0, 5))
