@@ -178,13 +178,13 @@ class ContainerStore:
         self._accounts.pop(account, None)
 
     async def account_metadata(self, account: str) -> Metadata | None:
-        """An account's metadata, also of one that is marked as deleted; None where there is no account."""
-        catalog, _ = await self._catalog(ACCOUNT, account_key(account))
+        """An account's metadata, also of one that is marked as deleted; None where there is none. Raises Unavailable."""
+        catalog = await self._certain_catalog(ACCOUNT, account_key(account))
         return _metadata(catalog) if catalog is not None and _live(catalog) else None
 
     async def bury_account(self, account: str) -> bool:
         """Take away a deleted account that nothing is left in; False where something is."""
-        catalog, _ = await self._catalog(ACCOUNT, account_key(account))
+        catalog = await self._certain_catalog(ACCOUNT, account_key(account))
         if catalog is None or not _live(catalog):
             return True
         if catalog.row_count or DELETED not in _metadata(catalog):
@@ -251,7 +251,7 @@ class ContainerStore:
 
     async def unlist_container(self, account: str, row: Row) -> None:
         """Take a container that is gone out of its account's listing, where whoever deleted it did not come to that."""
-        catalog, _ = await self._catalog(CONTAINER, container_key(account, row.name))
+        catalog = await self._certain_catalog(CONTAINER, container_key(account, row.name))
         if catalog is not None and _live(catalog):
             return
         timestamp = max(row.timestamp + 1, catalog.deleted_timestamp if catalog is not None else 0)
@@ -365,6 +365,13 @@ class ContainerStore:
             answers, degraded = await read(self.cluster, placement, same, everyone=True)
             found = [a.catalog for _, a in answers if isinstance(a, FoundCatalog) and a.catalog is not None]
         return merge_catalogs(found), _DEGRADED if degraded else CERTAIN
+
+    async def _certain_catalog(self, space: int, key: bytes) -> Catalog | None:
+        """A catalog for whoever removes something because of what it says: raises Unavailable without a majority."""
+        catalog, consistency = await self._catalog(space, key)
+        if consistency.degraded:
+            raise Unavailable("too few devices that should know this name answer; retry")
+        return catalog
 
     async def _put_catalog(self, space: int, key: bytes, metadata: Metadata, *, create: bool) -> int:
         """Create or update a catalog; its timestamp, or 0 if it is missing and is not to be created."""

@@ -16,7 +16,8 @@ microsecond would compare equal. A majority that has heard of such a write does 
 
 Invariants:
 - Nothing is deleted but a version that says itself that its time is over by this clock.
-- A row leaves the queue only when there is nothing left that it could mean.
+- A row leaves the queue only when there is nothing left that it could mean, on the word of a majority of the object's own
+  devices: that no device at hand has the object says nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from proxy.expiry_queue import QueuedExpiry, delete_at_of
 from proxy.leavings import Leaving, Take
 from proxy.locking import hold_object, version_of
 from proxy.model import NoSuchContainer, PreconditionFailed
-from proxy.versions import Version, find_version
+from proxy.versions import Version, find_certainly
 from storage_node.operations import DeleteObject, Entry, Status
 from storage_node.timestamp import wall_clock_us
 
@@ -58,7 +59,7 @@ class Expiry:
         `take` is waited for before each segment is deleted.
         """
         store = self._store
-        version = await find_version(store.cluster, row.key, data=True, newest=True)
+        version = await find_certainly(store.cluster, row.key)
         entry = version.entry
         if entry is not None and not entry.deleted:
             due_s = delete_at_of(object_info(entry).metadata)

@@ -10,7 +10,8 @@ the only thing in that container) does the same. A note whose manifest is still 
 about, and is thrown away when it is old.
 
 Invariants:
-- No segment is deleted while the version of the object that the note was made for is there.
+- No segment is deleted while the version of the object that the note was made for is there, or may be there: a majority
+  of the object's own devices has to say that it is not.
 - A segment that the object's present manifest names as well (an upload completed twice) stays.
 """
 
@@ -24,7 +25,7 @@ from proxy.entry import unpack_manifest
 from proxy.expiry_queue import ACCOUNT, rank_of
 from proxy.model import ListedObject, ListQuery, NoSuchContainer, NoSuchObject, PutObjectRequest, Segment
 from proxy.streams import BytesStream, StreamBody
-from proxy.versions import find_version
+from proxy.versions import find_certainly
 from storage_node.timestamp import microseconds
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Leavings:
     async def clear(self, leaving: Leaving, take: Take, now_us: int) -> bool:
         """Delete what a note names, then the note; False while its object is there. Raises StoreError."""
         store = self._store
-        version = await find_version(store.cluster, leaving.key, data=True, newest=True)
+        version = await find_certainly(store.cluster, leaving.key)
         entry = version.entry
         if entry is not None and not entry.deleted and entry.timestamp <= leaving.timestamp:
             if now_us - microseconds(await self._noted(leaving)) > STALE_US:

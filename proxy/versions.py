@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proxy.cluster import Cluster, Placement, Replica
+from proxy.model import Unavailable
 from proxy.quorum import Gather, read
 from storage_node.operations import Answer, Entry, Found, GetObject, ReadOperation, Status
 
@@ -50,6 +51,17 @@ async def find_version(cluster: Cluster, key: bytes, *, data: bool, newest: bool
         if quick is not None:
             return quick
     return await _find_anywhere(cluster, placement, key, data, newest)
+
+
+async def find_certainly(cluster: Cluster, key: bytes) -> Version:
+    """The newest version on any device that can be reached, its data included, for whoever is going to delete.
+
+    Raises Unavailable where less than a majority of the primaries answers: then what is not found may be there.
+    """
+    version = await find_version(cluster, key, data=True, newest=True)
+    if version.degraded:
+        raise Unavailable("too few devices that should have this object answer; retry")
+    return version
 
 
 def _find_locally(placement: Placement, key: bytes, data: bool, ask: int) -> Version | None:

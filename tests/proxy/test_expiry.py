@@ -258,6 +258,36 @@ async def test_a_minority_of_devices_may_be_away(cluster: SmallCluster) -> None:
     assert await names(store) == [b"y"]
 
 
+@pytest.mark.parametrize("cluster", [6], indirect=True)
+async def test_what_no_device_at_hand_has_is_not_taken_for_gone(cluster: SmallCluster) -> None:
+    """With the object's devices away neither its row leaves the queue nor do its parts go by an old note; later both may."""
+    store, time = cluster.store, Time()
+    expiry = Expiry(store, time)
+    await make_multipart(store, b"big", 2, {"delete-at": str(DUE_S)})
+    (row,) = await queued(store)
+    version = await store.find(ObjectName(ACCOUNT, b"c", b"big"))
+    assert version.entry is not None
+    leaving = Leaving(version.key, version.entry.timestamp)
+    await store.leavings.note(leaving, await store.read_version(version))
+    time.at(DUE_S + 100)
+    home = cluster.primaries(row.key)
+    for node in home:
+        cluster.cluster.replicas[node.ring_device.id].reader = None  # as on another machine
+        await node.stop()
+    await cluster.until_connected(connected=False, nodes=home)
+    with pytest.raises(Unavailable):
+        await expiry.settle(row, take)
+    with pytest.raises(Unavailable):
+        await store.leavings.clear(leaving, take, time())
+    for node in home:
+        await node.start()
+    await cluster.until_connected(connected=True, nodes=home)
+    assert len(await names(store, PARTS)) == 2
+    assert await queued(store) == [row]
+    assert await expiry.settle(row, take) == "deleted"
+    assert await names(store, PARTS) == []
+
+
 async def make_multipart(store: ObjectStore, name: bytes, parts: int, metadata: dict[str, str]) -> Manifest:
     """An object made of parts that it owns."""
     if not await exists(store, PARTS):

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 import trio
 
-from proxy.containers import GRAVES, GRAVES_ACCOUNT, container_key
+from proxy.containers import GRAVES, GRAVES_ACCOUNT, account_key, container_key
 from proxy.model import AccountDeleted, ListQuery, NoSuchAccount, NoSuchObject, PutObjectRequest, StoreError
 from proxy.reaping import Reaping
 from proxy.s3.ownership import BucketRegistry
@@ -256,3 +256,26 @@ async def test_rows_without_objects_go_too(cluster: SmallCluster) -> None:
         assert await reaping.reap(grave, take, lambda objects, containers: None)
     with pytest.raises(NoSuchAccount):
         await store.head_account("AUTH_gone")
+
+
+@pytest.mark.parametrize("cluster", [6], indirect=True)
+async def test_an_account_that_nobody_can_be_asked_about_is_left(cluster: SmallCluster) -> None:
+    """With all devices of a deleted account away the reaper forgets nothing; when they are back it goes on."""
+    store = cluster.store
+    await fill(store, "AUTH_gone")
+    await store.delete_account("AUTH_gone")
+    reaping = Reaping(store)
+    (grave,) = await reaping.graves()
+    home = cluster.primaries(account_key("AUTH_gone"))
+    for node in home:
+        cluster.cluster.replicas[node.ring_device.id].reader = None  # as on another machine
+        await node.stop()
+    await cluster.until_connected(connected=False, nodes=home)
+    with pytest.raises(StoreError):
+        await reaping.reap(grave, take, lambda objects, containers: None)
+    for node in home:
+        await node.start()
+    await cluster.until_connected(connected=True, nodes=home)
+    assert await reaping.graves() == [grave]
+    assert await reaping.reap(grave, take, lambda objects, containers: None)
+    assert await is_empty(store, "AUTH_gone")
