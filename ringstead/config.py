@@ -246,6 +246,11 @@ class ControllerConfig(ServiceConfig):
         maximum=3600.0,
     )
     look_s: float = setting(2.0, "How often the pools are looked at. Seconds.", minimum=0.1, maximum=3600.0)
+    topology_file: Path | None = setting(
+        None,
+        'The builder\'s topology file, where hosts and SRs are entered as they are found. "": not here, such as on all '
+        "controllers but one.",
+    )
     simulator: str = setting(
         "", "URL of `ringstead xensim` whose pools are added at the first start, one a zone. Empty: none."
     )

@@ -11,6 +11,7 @@ import hashlib
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ import trio
 
 from proxy.cluster import Cluster
 from proxy.store import ObjectStore
+from ringstead import cloud_topology
 from ringstead.cloud_desk import CloudDesk
 from ringstead.cloud_images import StoreImages
 from ringstead.cluster_key import load_cluster_key
@@ -96,7 +98,9 @@ async def run_controller(config: ControllerConfig, stop: Stop, ready: Callable[[
         lambda: str(uuid.uuid4()),
     )
     settings = ControllerSettings(look_s=config.look_s, executor=ExecutorSettings(lease_s=config.lease_s))
-    controller = Controller(config.title, tools, chooser, reconnect, settings)
+    topology = config.topology_file
+    enter = None if topology is None else partial(cloud_topology.enter, topology)
+    controller = Controller(config.title, tools, chooser, reconnect, settings, enter=enter)
     desk = CloudDesk(controller, secrets, connect)
     operations = {**ServerDesk(controller, images).operations(), **desk.operations()}
     async with trio.open_nursery() as nursery:

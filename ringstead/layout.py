@@ -343,6 +343,7 @@ def _write_controller(directory: DataDirectory, shape: Shape, common: Any) -> No
                 **common("controller"),
                 data_dir=directory.path / "scheduler",
                 devices_dir=directory.devices_dir,
+                topology_file=directory.path / "ring.toml",
                 simulator=url,
             ),
         )

@@ -14,7 +14,7 @@ finds its pool "not seen yet" would only wait.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -23,6 +23,7 @@ import trio
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from ring.topology import Device
 from scheduler.errors import SchedulerError
 from scheduler.hypervisor import Hypervisor, HypervisorError
 from scheduler.lifecycle import tasks
@@ -54,7 +55,8 @@ class ControllerSettings:
 
 
 class Controller:
-    """One controller. `connect` makes the connection to a pool from its record (it knows the password)."""
+    """One controller. `connect` makes the connection to a pool from its record (it knows the password); `enter` brings hosts
+    and SRs into the ring's topology, where there is one to be written here."""
 
     def __init__(
         self,
@@ -63,6 +65,8 @@ class Controller:
         chooser: RingChooser,
         connect: Callable[[PoolRecord], Hypervisor],
         settings: ControllerSettings | None = None,
+        *,
+        enter: Callable[[list[Device]], Mapping[str, int]] | None = None,
     ) -> None:
         self.name = name
         self.tools = tools
@@ -70,7 +74,7 @@ class Controller:
         self._connect = connect
         self._settings = settings or ControllerSettings()
         self.executor = Executor(tools, name, self._settings.executor)
-        self.refresher = Refresher(tools.database, tools.claims, tools.pools, chooser)
+        self.refresher = Refresher(tools.database, tools.claims, tools.pools, chooser, enter)
         self._scopes: dict[str, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
 

@@ -15,7 +15,7 @@ from its pool keeps its record, closed, as long as a claim is on it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from ring.topology import Device
@@ -125,6 +125,20 @@ def device_of_sr(record: SrRecord, pool: PoolRecord, facts: SrFacts | None) -> D
     """The SR's place in the ring: weight is its size in GiB. A local one is at its host's node, a shared one at its own."""
     weight = 0.0 if facts is None else max(1.0, round(facts.size_bytes / (1 << 30), 2))
     return Device(record.device_id, pool.region, pool.zone, record.node, 0, record.id, weight, "sr")
+
+
+def topology_devices(link: PoolLink, hosts: Mapping[str, HostRecord], srs: Mapping[str, SrRecord]) -> list[Device]:
+    """The pool's hosts and SRs as lines of the topology: by what they are, whatever an operator does with them now."""
+    if link.inventory is None:
+        return []
+    found = [
+        device_of_host(replace(hosts[facts.uuid], maintenance=False), link.record, facts)
+        for facts in link.inventory.hosts
+        if facts.uuid in hosts
+    ]
+    return found + [
+        device_of_sr(srs[facts.uuid], link.record, facts) for facts in link.inventory.srs if facts.uuid in srs
+    ]
 
 
 def hosts_of(link: PoolLink, records: Mapping[str, HostRecord]) -> list[Host]:

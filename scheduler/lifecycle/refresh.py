@@ -11,19 +11,28 @@ Invariants: a number is never given twice; a host that vanished is closed, not f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 import structlog
 import trio
 from sqlalchemy import Connection, select
 
+from ring.topology import Device
 from scheduler.claims.claim import Claims, HostLimit, SrLimit
-from scheduler.errors import InventoryError
+from scheduler.errors import InventoryError, SchedulerError
 from scheduler.hypervisor import HypervisorError
 from scheduler.lifecycle.database import Database
-from scheduler.lifecycle.pools import SYSTEM_SR_TYPES, PoolLink, Pools, hosts_of, next_device_id, srs_of
+from scheduler.lifecycle.pools import (
+    SYSTEM_SR_TYPES,
+    PoolLink,
+    Pools,
+    hosts_of,
+    next_device_id,
+    srs_of,
+    topology_devices,
+)
 from scheduler.placement.resources import Host, Sr
 from scheduler.records import store
 from scheduler.records.tables import POOLS
@@ -52,6 +61,9 @@ class Refresher:
     claims: Claims
     pools: Pools
     follower: Follows
+    enter: Callable[[list[Device]], Mapping[str, int]] | None = None
+    """Enters hosts and SRs in the ring's topology; their numbers there by uuid. Blocks; may raise SchedulerError."""
+    _entered: list[Device] = field(default_factory=list)
 
     async def look(self, *, fresh: bool = False) -> None:
         """Look at every pool at once; one that does not answer in time keeps what it had, with its problem."""
@@ -79,6 +91,24 @@ class Refresher:
             srs += its_srs
         await self.database.block(lambda: self._set_limits(hosts, srs, host_records, sr_records))
         self.follower.follow(hosts, srs)
+        await self._enter_topology(host_records, sr_records)
+
+    async def _enter_topology(self, hosts: Mapping[str, HostRecord], srs: Mapping[str, SrRecord]) -> None:
+        """Hosts and SRs of pools seen so far, once more whenever they change; nothing before every pool was seen."""
+        links = list(self.pools.links.values())
+        if self.enter is None or any(link.inventory is None for link in links):
+            return
+        found = [device for link in links for device in topology_devices(link, hosts, srs)]
+        if found == self._entered:
+            return
+        enter = self.enter
+        try:
+            numbers = await self.database.block(lambda: enter(found))
+        except SchedulerError as error:
+            log.warning("hosts and SRs could not be entered in the topology", reason=str(error))
+            return
+        await self.database.transact(lambda c: _renumber(c, hosts, srs, numbers))
+        self._entered = [replace(device, id=numbers.get(device.name, device.id)) for device in found]
 
     async def _look_at(self, pool_id: str, fresh: bool) -> None:
         link = self.pools.links[pool_id]
@@ -114,6 +144,20 @@ class Refresher:
         changed_srs = [limit for limit in sr_limits.values() if known_srs.get(limit.sr_id) != limit]
         if changed_hosts or changed_srs:
             self.claims.set_limits(changed_hosts, changed_srs)
+
+
+def _renumber(
+    connection: Connection,
+    hosts: Mapping[str, HostRecord],
+    srs: Mapping[str, SrRecord],
+    numbers: Mapping[str, int],
+) -> None:
+    """The topology's numbers into the records."""
+    for uuid, number in numbers.items():
+        if uuid in hosts and hosts[uuid].device_id != number:
+            store.change(connection, HostRecord, uuid, device_id=number)
+        if uuid in srs and srs[uuid].device_id != number:
+            store.change(connection, SrRecord, uuid, device_id=number)
 
 
 def _register(connection: Connection, links: list[PoolLink]) -> tuple[dict[str, HostRecord], dict[str, SrRecord]]:

@@ -60,6 +60,11 @@ class Cloud:
             check=False,
         )
 
+    def raw_ring(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """`ringstead ring` on the cluster's topology file."""
+        command = [sys.executable, "-m", "ringstead", "ring", "--file", str(self.cluster.data / "ring.toml"), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=True)
+
     def refused(self, *words: str, environment: dict[str, str] | None = None) -> str:
         """What a command that does not work says: one line, and no trace-back."""
         done = self.raw(*words, environment=environment)
@@ -172,6 +177,11 @@ def test_the_demonstration(cloud: Cloud) -> None:
     states = {server["name"]: (server["state"], server["zone"]) for server in cloud.run("server", "list")}
     assert all(state == "active" and zone != "r1z3" for state, zone in states.values()), states
     assert len({cloud.server(f"db{number}")["host"] for number in (1, 2, 3)}) == 3
+
+    # Hosts and SRs stand in the one topology, in the zones that the disks are in.
+    devices = json.loads(cloud.raw_ring("--json").stdout)["devices"]
+    zones = {kind: {device["zone"] for device in devices if device["kind"] == kind} for kind in ("disk", "host", "sr")}
+    assert zones == {"disk": {1, 2, 3}, "host": {1, 2, 3}, "sr": {1, 2, 3}}
 
     # And all is as it is recorded.
     assert cloud.run("reconcile")["differences"] == []

@@ -1,0 +1,68 @@
+"""Two controllers on one real database, with claims in SQL: the whole life of servers in SQLite and in PostgreSQL."""
+
+from __future__ import annotations
+
+import trio
+from sqlalchemy import Engine
+from trio.testing import MockClock
+
+from scheduler.claims.sql import SqlClaims
+from scheduler.lifecycle import mend, operations, volume_operations
+from scheduler.lifecycle.controller import Controller
+from scheduler.records.types import ServerRecord, TaskRecord, TaskState
+from tests.scheduler.lifecycle.invariants import check_settled
+from tests.scheduler.lifecycle.world import EPOCH_S, GIB, World
+
+
+async def settle(world: World) -> None:
+    """Until no task is open."""
+    with trio.fail_after(3000):
+        while any(task.state is TaskState.OPEN for task in world.records(TaskRecord)):
+            await trio.sleep(0.5)
+
+
+async def live(world: World) -> None:
+    """Servers, a group, a volume, moves and deletions, with two whole controllers at work."""
+    one, two = world.controller("one"), world.controller("two")
+    async with trio.open_nursery() as nursery:
+        for controller in (one, two):
+            await nursery.start(controller.run)
+        await trio.sleep(3)
+        world.ask(lambda desk: operations.create_group(desk, "apart", "demo", "anti-affinity"))
+        for number in range(3):
+            world.create(f"s{number}", group="apart")
+        world.create("plain", zone="z1")
+        await settle(world)
+        world.ask(lambda desk: volume_operations.create_volume(desk, "data", "demo", GIB, near="plain"))
+        await settle(world)
+        world.ask(lambda desk: volume_operations.attach_volume(desk, "data", "demo", "plain"))
+        await settle(world)
+        world.ask(lambda desk: operations.migrate_server(desk, "plain", "demo", [], "z2"))
+        world.ask(lambda desk: operations.delete_server(desk, "s1", "demo"))
+        await settle(world)
+        await leave_a_host(world, one)
+        nursery.cancel_scope.cancel()
+    assert one.executor.statistics().defects == two.executor.statistics().defects == 0
+    tools, _ = world.tools()
+    assert await mend.compare(tools, pause_s=0.1) == []
+
+
+async def leave_a_host(world: World, controller: Controller) -> None:
+    """The host of the server that has the volume is emptied."""
+    host = world.server("plain").host_id
+    world.ask(lambda desk: desk.submit("drain", f"host:{host}", "demo", hosts=[host], any_zone=True))
+    controller.executor.wake()
+    await settle(world)
+    assert world.server("plain").host_id != host
+
+
+def test_two_controllers_share_a_database(engine: Engine) -> None:
+    """What is asked is done once, by whichever of the two, and everything is in its place afterwards."""
+    world = World(hosts=3, engine=engine, claims=SqlClaims(engine, lambda: EPOCH_S))
+    trio.run(live, world, clock=MockClock(autojump_threshold=0))
+    servers = world.records(ServerRecord)
+    assert {server.name for server in servers} == {"s0", "s2", "plain"}
+    assert world.server("plain").pool_id == world.volume("data").pool_id
+    tasks = world.records(TaskRecord)
+    assert all(task.state is TaskState.DONE for task in tasks), [task for task in tasks if task.error]
+    check_settled(world)
