@@ -74,9 +74,12 @@ class Cloud:
         assert "Traceback" not in done.stderr
         return lines[0]
 
-    def refusal(self, *words: str) -> str:
+    def refusal(self, *words: str, environment: dict[str, str] | None = None) -> str:
         """What a command that does not work says, called in this process: the same code, without the start of one."""
-        with contextlib.redirect_stdout(io.StringIO()), pytest.raises((RingsteadError, click.ClickException)) as caught:
+        refused = pytest.raises((RingsteadError, click.ClickException))
+        with contextlib.redirect_stdout(io.StringIO()), pytest.MonkeyPatch.context() as patch, refused as caught:
+            for name, value in (environment or {}).items():
+                patch.setenv(name, value)
             cli.main([*words, "--data", str(self.cluster.data)], standalone_mode=False)
         error = caught.value
         return error.format_message() if isinstance(error, click.ClickException) else str(error)
@@ -286,7 +289,7 @@ def test_pools_that_cannot_be_used_are_refused(cloud: Cloud) -> None:
             ((*add, url, "--zone", "z1"), {}, "RINGSTEAD_POOL_PASSWORD"),
             (("pool", "remove", "pool1"), {}, "drain or delete them first"),
         ):
-            line = cloud.refused(*words, environment=environment)
+            line = cloud.refusal(*words, environment=environment)
             assert said.lower() in line.lower(), (words, line)
         assert len(cloud.run("pool", "list")) == 3
         # Rightly trusted, it is added; with nothing on it it can be forgotten again.
