@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import structlog
 import trio
@@ -23,6 +23,9 @@ from replicator.daemon import Daemon
 from ringstead.control import Answer, Operation, Refused
 from ringstead.daemon_state import DaemonState, Wish
 from ringstead.restart import RestartPolicy
+
+FAILING_S: Final = 600.0
+"""A daemon that has failed within this time is called failing."""
 
 log = structlog.get_logger("ringstead.daemons")
 
@@ -37,6 +40,7 @@ class Desk:
         self.failures = dict.fromkeys(self.daemons, 0)
         """How often each has ended with an error, since the start."""
         self.last_failure = dict.fromkeys(self.daemons, "")
+        self._failed_at_s: dict[str, float] = {}
         for daemon in daemons:
             self._apply(daemon, state.of(daemon.name))
 
@@ -56,6 +60,7 @@ class Desk:
             except Exception as error:
                 self.failures[daemon.name] += 1
                 self.last_failure[daemon.name] = f"{type(error).__name__}: {error}"
+                self._failed_at_s[daemon.name] = trio.current_time()
                 log.exception("a daemon failed and will be begun again", daemon=daemon.name)
             await trio.sleep(policy.delay_s(trio.current_time() - began_s))
 
@@ -73,7 +78,7 @@ class Desk:
         return {"status": status, "change": change}
 
     def describe(self, name: str) -> dict[str, Any]:
-        """One daemon: what it is for, its statistics, its rates."""
+        """One daemon: what it is for, its statistics, its rates. To be called inside trio."""
         daemon = self.daemons[name]
         kept = self._state.of(name).rates
         return {
@@ -91,6 +96,7 @@ class Desk:
             },
             "failures": self.failures[name],
             "last_failure": self.last_failure[name],
+            "failing": trio.current_time() - self._failed_at_s.get(name, -FAILING_S) < FAILING_S,
         }
 
     def change(self, name: str, *, paused: bool | None = None, rates: Mapping[str, float | None] = {}) -> Answer:

@@ -19,7 +19,7 @@ def state_of(described: Described) -> tuple[str, str]:
     statistics = described["statistics"]
     if statistics["paused"]:
         return "paused", "yellow"
-    if described["failures"]:
+    if described["failing"]:
         return "failing", "red"
     return ("behind", "yellow") if statistics["backlog"] else ("well", "green")
 

@@ -13,7 +13,7 @@ import trio.testing
 from replicator.daemon import Daemon, Rate
 from replicator.pace import Pace
 from ringstead.control import Refused
-from ringstead.daemon_desk import Desk
+from ringstead.daemon_desk import FAILING_S, Desk
 from ringstead.daemon_state import DaemonState, Wish
 
 
@@ -86,6 +86,9 @@ async def test_a_daemon_that_fails_is_begun_again_and_takes_no_other_with_it(
     described = desk.describe("bad")
     assert described["failures"] == desk.failures["bad"]
     assert "is bad" in described["last_failure"]
+    assert (described["failing"], desk.describe("good")["failing"]) == (True, False)
+    await trio.sleep(FAILING_S)
+    assert not desk.describe("bad")["failing"]
 
 
 async def test_pause_and_rates_hold_across_restarts(tmp_path: Path) -> None:
