@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import trio
@@ -187,6 +188,9 @@ class ObjectStore(ContainerStore):
         entry = version.entry
         if entry is None or entry.deleted:
             await self.head_container(account, container)
+            if version.degraded:
+                # A client takes "there is none" for the end of the matter: a minority's word is not enough for that.
+                raise Unavailable("too few devices that should have this object answer; retry")
             raise NoSuchObject("the object does not exist", entry.timestamp if entry else 0)
         consistency = _DEGRADED if version.degraded else Consistency()
         if not entry.manifest or raw_manifest:
@@ -315,7 +319,10 @@ class ObjectStore(ContainerStore):
     async def delete_object(
         self, account: str, container: bytes, name: bytes, conditions: Conditions = NO_CONDITIONS
     ) -> ObjectInfo:
-        """Delete an object; what it was. Raises NoSuchObject, NoSuchContainer, PreconditionFailed, Unavailable."""
+        """Delete an object; what it was, and how sure it is that it is gone.
+
+        Raises NoSuchObject, NoSuchContainer, PreconditionFailed, Unavailable.
+        """
         target = ObjectName(account, container, name)
         cluster = self.cluster
         version = await find_version(cluster, target.key, data=False)
@@ -339,9 +346,9 @@ class ObjectStore(ContainerStore):
                 lambda stamp: DeleteObject(placement.hash, target.key, stamp),
                 _TOMBSTONE_SUCCESS,
             )
-        await self._list(target, timestamp, 0, 0, b"", deleted=True)
+        row_degraded = await self._list(target, timestamp, 0, 0, b"", deleted=True)
         self._drop_replaced(result)
-        return info
+        return replace(info, consistency=_DEGRADED) if row_degraded or result.degraded else info
 
     async def copy_object(
         self,

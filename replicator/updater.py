@@ -262,6 +262,10 @@ class Updater:
         update = decide_update(catalogs, rows)
         if update is None:
             return True
+        for row_held in rows:
+            if row_held is not None:
+                # A report of an updater whose clock is ahead must not outlive what it reported.
+                self._clock.observe(row_held.sub_timestamp)
         row = PutRow(
             Space.ACCOUNT,
             account_hash,
@@ -303,12 +307,15 @@ class Updater:
         ]
 
     async def _write(self, peers: tuple[Peer, ...], row: PutRow) -> bool | None:
-        """Whether a majority took the row; None where devices lack the account."""
+        """Whether a majority took the row; None where devices lack the account.
+
+        One that has a later report has not: whether that one is right is seen when it is read again.
+        """
         answers = await ask_all(peers, row)
         for answer in answers:
             if isinstance(answer, Written) and answer.status == Status.NEWER:
                 self._clock.observe(answer.timestamp)
-        if self._is_majority(row.hash, peers, answers, _TAKEN):
+        if self._is_majority(row.hash, peers, answers, _APPLIED):
             return True
         return None if any(answer.status == Status.NO_CATALOG for answer in answers) else False
 
@@ -326,4 +333,4 @@ class Updater:
 
 
 _ANSWERED: Final = (Status.FOUND, Status.MISSING)
-_TAKEN: Final = (Status.APPLIED, Status.NEWER)
+_APPLIED: Final = (Status.APPLIED,)

@@ -108,6 +108,8 @@ class Compaction(SteppedWork):
                 yield Progress.MORE
             while self._moves:
                 yield Progress.WAIT
+        except OSError as error:
+            self._problems.append(f"segment {self._segment} can't be read at {scan.position}: {error}")
         finally:
             self._disk.close(segment.fd)
         self._on_done(self._segment, self._problems)

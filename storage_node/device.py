@@ -94,6 +94,7 @@ ROOM_CHECK_MS = 250
 ROOM_CHECK_BYTES = 8 << 20
 STATISTICS_MS = 1_000
 TURNED_AWAY_MS = 60_000
+MOVES_RETRY_MS = 1_000
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -130,6 +131,8 @@ class Device:
         self._room_bytes = 0
         self._turned_away_until_ms = 0
         """Until then it counts as full, since something was too large for the room that there was."""
+        self._moves_at_ms = 0
+        """Not before then is what background work has queued tried again."""
         self._statistics_at_ms = now_ms()
         self._writes = self._syncs = 0
         self._sync_seconds = 0.0
@@ -193,6 +196,7 @@ class Device:
             batch.failure = Written(Status.FENCED, detail=parts.fence.reason)
             return self._refuse(operations)
         if not self._begin_records(batch):
+            self._moves_at_ms = self._now_ms() + MOVES_RETRY_MS
             return self._refuse(operations)
         parts.fresh_view()
         handlers, answers = decider.handlers, batch.answers
@@ -383,8 +387,12 @@ class Device:
 
     @property
     def wants_commit(self) -> bool:
-        """Background work has queued changes: run a batch soon even if no operation waits."""
-        return bool(self._upkeep.moves)
+        """Background work has queued changes: run a batch soon even if no operation waits.
+
+        Not while a batch would come to nothing (no room, a fence): who commits for as long as this is true would never
+        come to an end.
+        """
+        return bool(self._upkeep.moves) and self._parts.fence is None and self._now_ms() >= self._moves_at_ms
 
     # ------------------------------------------------------------------------------------------------------------- room
 

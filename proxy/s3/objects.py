@@ -159,7 +159,9 @@ class Objects:
             check_version(call)
         conditions = delete_conditions(call.headers)
         with suppress(NoSuchObject):
-            await self._store.delete_object(call.account, call.bucket, call.key, conditions)
+            info = await self._store.delete_object(call.account, call.bucket, call.key, conditions)
+            if info.consistency.degraded:
+                return Response(204, [DEGRADED])
         return Response(204)
 
 

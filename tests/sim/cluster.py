@@ -415,7 +415,7 @@ class Keeper:
         )
         self.auditor = Auditor(
             self.peers,
-            AuditorSettings(interval_s=300.0, unlisted_s=60.0),
+            AuditorSettings(interval_s=120.0, unlisted_s=60.0),
             relist=partial(mend_row, store),
             now_us=wall_us,
         )

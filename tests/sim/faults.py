@@ -217,6 +217,7 @@ class Faults:
         if not machine.up:
             return
         await self._cluster.power_off(machine, "none")
+        machine.disk.full = False
         shutil.rmtree(machine.device_path)
         maker = Process(self._world, f"make {machine} again", machine)
         machine.disk.forget_all()

@@ -17,11 +17,13 @@ import trio
 from storage_node.operations import FoundDigests, GetDigests
 from tests.sim.cluster import Shape, SimCluster
 from tests.sim.faults import Faults
-from tests.sim.workload import Workload
+from tests.sim.workload import Unsettled, Workload
 from tests.sim.world import Violation, World
 
-HEAL_S = 3600.0
+HEAL_S = 1800.0
 LOOK_S = 10.0
+CALM_LOOKS = 6
+NAMELESS = "is a file that nothing names"
 
 
 class Result(NamedTuple):
@@ -84,8 +86,7 @@ async def _run(world: World, cluster: SimCluster, plan: Plan) -> None:
                 faults.stop()
             world.note("all heals")
             await faults.heal()
-            await _until_healed(world, cluster)
-            await workload.check_healed()
+            await _until_healed(world, cluster, workload)
             _check_devices(cluster)
         except trio.Cancelled:
             raise
@@ -94,17 +95,22 @@ async def _run(world: World, cluster: SimCluster, plan: Plan) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def _until_healed(world: World, cluster: SimCluster) -> None:
-    """Until all primaries agree and nobody else holds anything; Violation if that takes too long."""
+async def _until_healed(world: World, cluster: SimCluster, workload: Workload) -> None:
+    """Until replicas agree, nothing lies astray, and listings and totals are exact; Violation if that takes too long."""
     deadline_s = trio.current_time() + HEAL_S
     calm = 0
     while True:
         await trio.sleep(LOOK_S)
         problem = disagreement(cluster)
         calm = 0 if problem else calm + 1
-        if calm >= 6:
-            return
-        if trio.current_time() > deadline_s:
+        if calm and calm % CALM_LOOKS == 0:
+            try:
+                await workload.check_healed()
+                return
+            except Unsettled as error:
+                problem = str(error)
+                world.note(f"not yet: {problem}")
+        if problem and trio.current_time() > deadline_s:
             raise Violation(f"not healed after {HEAL_S} s: {problem}")
 
 
@@ -132,9 +138,13 @@ def disagreement(cluster: SimCluster) -> str:
 
 
 def _check_devices(cluster: SimCluster) -> None:
+    """Every device is in order, but for what rot has left behind."""
     for machine in cluster.machines:
         device = machine.device
         assert device is not None
-        findings = [text for text in device.check(deep=True) if not text.startswith("log:")]
-        if findings:
-            raise Violation(f"{machine.device_name}: {findings[:5]}")
+        findings = device.check(deep=True)
+        damaged = any(text.startswith("log:") for text in findings)
+        # Where the log is damaged, a blob that nothing names may have been named there: it is kept.
+        wrong = [text for text in findings if not text.startswith("log:") and not (damaged and NAMELESS in text)]
+        if wrong:
+            raise Violation(f"{machine.device_name}: {wrong[:5]}")

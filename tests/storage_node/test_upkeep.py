@@ -219,6 +219,25 @@ def test_a_write_between_choosing_and_copying_wins(device: Device) -> None:
     assert device.check() == []
 
 
+def test_what_compaction_queued_waits_while_a_batch_would_come_to_nothing(device: Device) -> None:
+    """A device that takes no writes asks for no commits: whoever commits as long as one is wanted would never rest."""
+    device.apply([put(number) for number in range(3)])
+    for timestamp in range(1, 12):
+        device.apply([put(50, timestamp, 1900)])
+    device.checkpoint()
+    work = next_of(device, "compaction")
+    assert work is not None
+    while not device.wants_commit:
+        work.step()
+    device.fence("for a test")
+    assert not device.wants_commit
+    device.apply([])
+    device.release_fence()
+    assert device.wants_commit
+    drive_all(device)
+    assert device.check() == []
+
+
 def test_a_live_record_that_is_broken_keeps_its_segment(device: Device) -> None:
     """It is neither copied nor dropped, and compaction does not come back to it."""
     device.apply([put(1), put(2)])
