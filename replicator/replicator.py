@@ -107,7 +107,9 @@ class ReplicatorStatistics(NamedTuple):
     moved_cells: int
     """While older rings are in force: cells that have moved, as far as is known."""
     moving_cells: int
-    """Cells about which the rings disagree; 0 while only one ring is in force."""
+    """Of so many: those about which the rings disagree and that hold anything. 0 while only one ring is in force."""
+    moved_before: int
+    """Cells that had moved already when this process first looked."""
     move_s: float
     """How long older rings have been in force for this process; 0 while only one is."""
     move_paused: bool
@@ -167,6 +169,7 @@ class Replicator:
         self._followed_s = math.inf
         self._moving: frozenset[Cell] = frozenset()
         self._unproven: set[Cell] = set()
+        self._moved_before: int | None = None
         self._move_done = False
 
     def statistics(self) -> ReplicatorStatistics:
@@ -197,7 +200,8 @@ class Replicator:
             moved.corrupt_sources,
             tuple(ring.epoch for ring in self.peers.rings),
             self._moved_count(),
-            len(self._moving) if len(self.peers.rings) > 1 else 0,
+            len(self._moving_now()),
+            self._moved_before or 0,
             now_s - self._adopted_s if len(self.peers.rings) > 1 else 0.0,
             self._move_orders().paused,
             self.throttle.bytes_per_s,
@@ -256,7 +260,7 @@ class Replicator:
         self._note_rings()
         await self._see_who_follows()
         self._obey()
-        found = await self._rounds.run(self._manner_of, self._hold, self._is_held)
+        found = await self._rounds.run(self._manner_of, self._hold, self._is_held, self._look_first)
         self._last = found
         self._round_count += 1
         self._round_s = trio.current_time() - self._began_s
@@ -265,11 +269,11 @@ class Replicator:
         return found
 
     async def _watch_returns(self) -> None:
-        """Begin a round when a device that was away is back."""
+        """Begin a round when a device that was away is back, and when the rings in force are others."""
         away: set[int] = set()
         while True:
             now_away = {number for number, peer in self.peers.by_id.items() if not peer.client.connected}
-            if away - now_away:
+            if away - now_away or self._epochs_now() != self._epochs:
                 self.kick()
             away = now_away
             await trio.sleep(RETURN_LOOK_S)
@@ -307,11 +311,18 @@ class Replicator:
     def _moved_count(self) -> int:
         """Cells that have moved, as far as is known: more of them as a round goes on."""
         still_open = self._rounds.open
-        if len(self.peers.rings) < 2 or still_open is None or self._epochs != self._epochs_now():
+        moving = self._moving_now()
+        if still_open is None or not moving:
             return 0
         away = {number for number, peer in self.peers.by_id.items() if not peer.client.connected}
         unknown = self._rounds.membership.touching(away & self._kept_devices()) if away else None
-        return sum(cell not in still_open and (unknown is None or not unknown[cell.number]) for cell in self._moving)
+        return sum(cell not in still_open and (unknown is None or not unknown[cell.number]) for cell in moving)
+
+    def _moving_now(self) -> frozenset[Cell]:
+        """The cells that move and hold anything; of an empty cluster all that move."""
+        if len(self.peers.rings) < 2 or self._rounds.open is None or self._epochs != self._epochs_now():
+            return frozenset()
+        return self._rounds.filled or self._moving
 
     def _epochs_now(self) -> tuple[int, ...]:
         return tuple(ring.epoch for ring in self.peers.rings)
@@ -325,6 +336,7 @@ class Replicator:
         self._followed_s = math.inf
         self._open = {}
         self._rounds.open = None
+        self._moved_before = None
         self._move_done = False
         cells = np.flatnonzero(self._rounds.membership.moves).tolist()
         self._moving = frozenset(Cell(space, number) for space in SPACES for number in cells)
@@ -347,6 +359,11 @@ class Replicator:
     async def _hold(self) -> None:
         self._obey()
         await self.throttle.hold()
+
+    def _look_first(self) -> None:
+        """A round has compared everything and settled nothing yet."""
+        if len(self._epochs) > 1 and self._moved_before is None:
+            self._moved_before = self._moved_count()
 
     def _is_held(self, cell: Cell) -> bool:
         return cell in self._moving and self._move_orders().paused

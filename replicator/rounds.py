@@ -16,10 +16,12 @@ round and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
+import numpy as np
 import trio
+from numpy.typing import NDArray
 
 from replicator.catalogs import CatalogSettler
 from replicator.cell_digests import CellDigests
@@ -28,6 +30,7 @@ from replicator.differences import (
     NOTHING,
     Concerned,
     Difference,
+    Digests,
     HashRange,
     Membership,
     differing_parts,
@@ -109,6 +112,8 @@ class Rounds:
         """Cells of the round under way that differ and were not worked off yet."""
         self.open: set[Cell] | None = None
         """Cells known to differ, as the last round that began has found them; None before the first."""
+        self.filled: frozenset[Cell] = frozenset()
+        """Cells about which the rings in force disagree and in which a device held something when that round began."""
 
     @property
     def membership(self) -> Membership:
@@ -123,14 +128,20 @@ class Rounds:
         manner_of: Callable[[Cell], Manner],
         hold: Callable[[], Awaitable[object]],
         is_held: Callable[[Cell], bool] = lambda _: False,
+        compared: Callable[[], None] = lambda: None,
     ) -> Round:
         """One round. `manner_of` says how to go about a cell; `hold()` is awaited before each (a pause).
 
-        Cells that are held when their turn comes are left as they are.
+        Cells that are held when their turn comes are left as they are. `compared()` is called once differences are known.
         """
         membership = self.membership
         digests = {space: await self._cells.refresh(space, membership.bits) for space in SPACES}
         answering = set.intersection(*(set(found) for found in digests.values()))
+        self.filled = frozenset(
+            Cell(space, number)
+            for space, found in digests.items()
+            for number in np.flatnonzero(occupied(found.values(), membership.moves)).tolist()
+        )
         differing: list[tuple[int, Difference]] = [
             (space, difference) for space, found in digests.items() for difference in membership.differences(found)
         ]
@@ -144,6 +155,8 @@ class Rounds:
         queue = iter(work)
         self.pending = len(work)
         self.open = {Cell(space, difference.range.prefix) for space, difference in differing}
+
+        compared()
 
         async def work_off() -> None:
             for space, difference in queue:
@@ -258,6 +271,15 @@ class Rounds:
                     key = next(iter(listed.values())).key
                     outcome += await self._catalogs.settle(space, hash_, key, concerned, manner)
         return outcome
+
+
+def occupied(digests: Iterable[Digests], among: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """For each cell of those whether a device holds something in it."""
+    found = np.zeros_like(among)
+    if among.any():
+        for device in digests:
+            found |= (device != 0).any(axis=1)
+    return found & among
 
 
 def catalogs_differ(listed: dict[int, ListedEntry], answered: Sequence[int], primaries: Sequence[int]) -> bool:

@@ -150,7 +150,9 @@ class Progress:
     moved: int
     """Cells (partitions, of objects, containers and accounts) that lie where the newest ring says."""
     moving: int
-    """Of so many."""
+    """Of so many: those that the rings disagree about and that hold anything."""
+    moved_before: int
+    """Those that lay there already when the replicator first looked."""
     planned_bytes: float
     """What is copied in all, as expected at the start; 0 if unknown."""
     elapsed_s: float
@@ -180,9 +182,10 @@ class Progress:
 
     def left_s(self) -> float | None:
         """How long it still takes, at the speed so far; None if that says nothing yet."""
-        if self.paused or self.share < 0.01 or not self.elapsed_s:
+        done = self.moved - self.moved_before
+        if self.paused or done <= 0 or not self.elapsed_s:
             return None
-        return self.elapsed_s * (1 - self.share) / self.share
+        return self.elapsed_s * (self.moving - self.moved) / done
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -220,6 +223,7 @@ def progress(settings: ProxyConfig, generations: Generations) -> Progress:
         epochs,
         figures["moved_cells"] if current else 0,
         figures["moving_cells"] if current else 0,
+        figures["moved_before"] if current else 0,
         planned,
         figures["move_s"] if current else 0.0,
         orders.paused,

@@ -334,13 +334,13 @@ def progress_text(found: Progress) -> str:
         return line + "the replicator does not answer"
     if not found.moving:
         return line + "about to begin"
-    line += f"{100 * found.share:.1f} % of {found.moving:,} partitions moved"
+    if found.share == 1.0:
+        return line + "all has moved; until every node follows"
+    line += f"{100 * found.share:.1f} %"
     if found.planned_bytes:
-        line += f", about {size_text(found.left_bytes)} of {size_text(found.planned_bytes)} left"
+        line += f", {size_text(found.left_bytes)} of {size_text(found.planned_bytes)} left"
     if found.paused:
         return line + ", paused"
-    if found.share == 1.0:
-        return line + ", until every node is sure to follow"
     left_s = found.left_s()
     return line + (f", about {age_text(left_s)}" if left_s is not None else "")
 
@@ -388,7 +388,7 @@ class _bar:  # noqa: N801 (used as a function)
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
 
-        self._progress = Bar(BarColumn(bar_width=40), TextColumn("{task.description}"))
+        self._progress = Bar(BarColumn(bar_width=24), TextColumn("{task.description}"))
         self._task = self._progress.add_task("", total=1.0)
         self._progress.start()
         return self._draw
