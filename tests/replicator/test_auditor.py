@@ -23,7 +23,8 @@ from storage_node.operations import (
     Status,
     UpdateObject,
 )
-from tests.replicator.fleet import CONTAINER, NOW_US, Fleet, at, fleet_of
+from storage_node.reader import LocalReader
+from tests.replicator.fleet import CONTAINER, NOW_US, SMALL, Fleet, at, fleet_of
 
 KEY = b"/a/c/o"
 CATALOG = b"/a/c"
@@ -91,6 +92,23 @@ async def test_a_rotten_large_object_is_mended(size: int):
         auditor = auditor_of(fleet)
         await auditor.scrub(peer_of(fleet, rotten))
         assert auditor.statistics().mended == 1
+        assert fleet.data(rotten, KEY) == data
+        fleet.check(rotten_log=True)
+
+
+@pytest.mark.parametrize("size", [len(SMALL_DATA), 900_000])
+async def test_replicas_of_other_machines_mend_as_well(size: int):
+    """Over the wire: only the rotten device is on the auditor's machine."""
+    data = (SMALL_DATA * (size // len(SMALL_DATA) + 1))[:size]
+    async with fleet_of(local=[]) as fleet:
+        rotten, *_ = put_everywhere(fleet, data)
+        peer = peer_of(fleet, rotten)
+        peer.path = fleet.served[rotten].path
+        peer.reader = LocalReader(peer.path, settings=SMALL)
+        rot(fleet, rotten, data[:64], offset=32)
+        auditor = auditor_of(fleet)
+        await auditor.scrub(peer)
+        assert (auditor.statistics().rotten, auditor.statistics().mended) == (1, 1)
         assert fleet.data(rotten, KEY) == data
         fleet.check(rotten_log=True)
 

@@ -235,7 +235,7 @@ def test_a_wrong_key_opens_nothing(nodes: list[Node]) -> None:
 
 
 def test_a_machine_without_a_proxy_shows_its_figures(nodes: list[Node]) -> None:
-    """Those of its daemons and devices, at the address that its daemons are given; they stop in order."""
+    """Those of its daemons and devices, at the address that its daemons are given; commands work there as well."""
     node, port = nodes[0], free_port()
     node.serve("storage")
     node.serve("daemons", f'metrics_listen = "{node.node}:{port}"')
@@ -247,6 +247,11 @@ def test_a_machine_without_a_proxy_shows_its_figures(nodes: list[Node]) -> None:
     assert b'ringstead_daemon_paused{daemon="replicator"} 0.0' in page
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(f"http://{node.node}:{port}/", timeout=10)
+    command = [sys.executable, "-m", "ringstead", "device", "list", "--json", "--config"]
+    done = subprocess.run([*command, str(node.folder / "daemons.toml")], capture_output=True, check=True, timeout=60)
+    assert [(device["node"], device["up"]) for device in json.loads(done.stdout)] == [
+        (one.node, one is node) for one in nodes
+    ]
     assert node.stop() == [0, 0]
     assert not list((node.folder / "run").glob("*.json"))
 
