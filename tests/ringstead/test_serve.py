@@ -20,7 +20,7 @@ import trio
 
 from ring import ring_file
 from ring.builder import build_ring
-from ring.generations import finish, install
+from ring.generations import Generations, finish, install
 from ring.topology import Device
 from ringstead.cluster_key import load_cluster_key, make_cluster_key
 from ringstead.control import ask
@@ -28,7 +28,7 @@ from ringstead.process import READY_LINE, READY_VARIABLE
 from storage_node.client import DeviceClient
 from storage_node.device import Device as StoredDevice
 from storage_node.errors import DeviceInUse
-from storage_node.operations import GetStatistics, Status
+from storage_node.operations import GetStatistics, Statistics
 from tests.support.cluster import free_port
 
 pytestmark = pytest.mark.cluster
@@ -42,6 +42,8 @@ class Node:
         self.folder = folder
         self.node = node
         self.number = number
+        self.port = 0
+        """Of its device."""
         self.processes: list[subprocess.Popen[bytes]] = []
         folder.mkdir()
 
@@ -64,6 +66,13 @@ class Node:
             line = pipe.readline()
         assert line == READY_LINE, process.communicate()[1].decode()
         return process
+
+    def holds_objects(self) -> bool:
+        """Whether its device has any."""
+        found = trio.run(
+            statistics_of, f"{self.node}:{self.port}", "sdb", load_cluster_key(self.folder / "cluster.key")
+        )
+        return found is not None and found.object_count > 0
 
     def stop(self) -> list[int]:
         """SIGTERM to all its services, the last first; -> exit codes."""
@@ -131,7 +140,10 @@ def test_three_machines_are_one_cluster(nodes: list[Node]) -> None:
 
 
 def test_a_newer_ring_reaches_every_machine(nodes: list[Node], tmp_path: Path) -> None:
-    """Installed at one machine it is followed by the proxies of others; a fourth machine joins with the first ring."""
+    """Installed at one machine it is followed by the proxies of others; a fourth machine joins with the first ring.
+
+    The replicators of all machines move the data, and all let the old ring go when it has moved.
+    """
     ports = [free_port(), free_port()]
     for node in nodes:
         node.serve("storage")
@@ -148,6 +160,7 @@ def test_a_newer_ring_reaches_every_machine(nodes: list[Node], tmp_path: Path) -
     old = ring_file.load(first)
     devices = [device for device in old.devices if device is not None]
     fourth = Node(tmp_path / "machine-3", "127.0.0.5", 3)
+    fourth.port = devices[0].port
     nodes.append(fourth)
     for name in ("cluster.key", "cluster.ring"):
         (fourth.folder / name).write_bytes((nodes[0].folder / name).read_bytes())
@@ -165,6 +178,20 @@ def test_a_newer_ring_reaches_every_machine(nodes: list[Node], tmp_path: Path) -
     assert len(swift(ports[1], credentials, "GET", "box").split()) == 20
     for number in range(20):
         assert swift(ports[number % 2], credentials, "GET", f"box/{number}") == b"new %d" % number
+    for node in nodes:
+        quick = ("replicator_interval_s = 0.5", "replicator_move_s = 1.0")
+        node.serve("daemons", f"writer = {1001 + node.number}", *quick)
+    for node in nodes:
+        until(lambda node=node: epochs_of(node) == [2], f"machine {node.number} does not let the old ring go")
+    until(lambda: proxy_epochs(nodes[1]) == [2], "a proxy does not let it go")
+    assert fourth.holds_objects()
+    for number in range(20):
+        assert swift(ports[number % 2], credentials, "GET", f"box/{number}") == b"new %d" % number
+
+
+def epochs_of(node: Node) -> list[int]:
+    """Of the rings in force at a machine."""
+    return [ring.epoch for ring in Generations(node.folder / "cluster.ring").rings]
 
 
 def test_a_storage_service_follows_its_devices(nodes: list[Node]) -> None:
@@ -198,12 +225,17 @@ def is_free(path: Path) -> bool:
 
 async def answers(address: str, name: str, key: bytes) -> bool:
     """Whether a device is served at an address."""
+    return await statistics_of(address, name, key) is not None
+
+
+async def statistics_of(address: str, name: str, key: bytes) -> Statistics | None:
+    """What a device says of itself, if it is served at an address."""
     client = DeviceClient(address, name, key)
     async with trio.open_nursery() as nursery:
         await nursery.start(client.run)
         answer = await client.call(GetStatistics())
         nursery.cancel_scope.cancel()
-    return answer.status == Status.FOUND
+    return answer.statistics
 
 
 def proxy_epochs(node: Node) -> list[int]:
