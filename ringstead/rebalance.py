@@ -221,11 +221,11 @@ def progress(settings: ProxyConfig, generations: Generations) -> Progress:
     planned = orders.planned_bytes if orders.planned_epoch == epochs[0] else 0.0
     return Progress(
         epochs,
-        figures["moved_cells"] if current else 0,
-        figures["moving_cells"] if current else 0,
+        figures.get("moved_cells", 0) if current else 0,
+        figures.get("moving_cells", 0) if current else 0,
         figures["moved_before"] if current else 0,
         planned,
-        figures["move_s"] if current else 0.0,
+        figures.get("move_s", 0.0) if current else 0.0,
         orders.paused,
         orders.bytes_per_s,
         orders.device_bytes_per_s,
