@@ -7,13 +7,16 @@ off stores nothing.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from proxy.model import NoSuchContainer, NoSuchObject, PutObjectRequest, StoreError
+import trio
+
+from proxy.model import Manifest, NoSuchContainer, NoSuchObject, PutObjectRequest, Segment, StoreError
 from scheduler.hypervisor import ImageFormat, TryAgain
 from scheduler.lifecycle.tools import ImageUnreadable
 
@@ -25,7 +28,10 @@ if TYPE_CHECKING:
 
 ACCOUNT: Final = ".ringstead"
 CONTAINER: Final = b"\x00images"
+SEGMENTS: Final = b"\x00image-segments"
 PIECE_BYTES: Final = 1 << 20
+SEGMENT_BYTES: Final = 1 << 30
+UNDO_S_MAX: Final = 30.0
 VHD_COOKIE: Final = b"conectix"
 VHD_FOOTER_BYTES: Final = 512
 
@@ -33,8 +39,9 @@ VHD_FOOTER_BYTES: Final = 512
 class StoreImages:
     """Images in one cluster's store."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, *, segment_bytes: int = SEGMENT_BYTES) -> None:
         self._store = store
+        self._segment_bytes = segment_bytes
 
     def source(self, image: ImageRecord) -> StoredImage:
         """The bytes of an image."""
@@ -43,23 +50,46 @@ class StoreImages:
 
     async def save(self, object_name: str, pieces: AsyncIterator[bytes]) -> tuple[int, str]:
         """Store the pieces under that name; size and MD5 (hex). ImageUnreadable."""
-        body = _Pieces(pieces)
+        body, segments = _Pieces(pieces, self._segment_bytes), list[Segment]()
         try:
             await self._store.create_account(ACCOUNT, {})
-            await self._store.create_container(ACCOUNT, CONTAINER, {})
-            await self._store.put_object(ACCOUNT, CONTAINER, object_name.encode(), body, PutObjectRequest())
+            for container in (CONTAINER, SEGMENTS):
+                await self._store.create_container(ACCOUNT, container, {})
+            try:
+                while await body.begin():
+                    name = f"{object_name}/{len(segments):06d}".encode()
+                    info = await self._store.put_object(ACCOUNT, SEGMENTS, name, body, PutObjectRequest())
+                    segments.append(Segment(ACCOUNT, SEGMENTS, name, info.size_bytes, info.etag))
+                manifest = Manifest(tuple(segments), owned=True)
+                place = (ACCOUNT, CONTAINER, object_name.encode())
+                etag = body.md5.hexdigest()
+                await self._store.put_manifest(*place, manifest, etag, body.size_bytes, PutObjectRequest())
+            except BaseException:
+                await self._take_back(segments)
+                raise
         except StoreError as error:
             raise ImageUnreadable(f"the image could not be stored: {error or type(error).__name__}") from error
         return body.size_bytes, body.md5.hexdigest()
 
+    async def _take_back(self, segments: list[Segment]) -> None:
+        """Remove what a broken upload left, as far as that can be done now."""
+        with trio.CancelScope(shield=True), trio.move_on_after(UNDO_S_MAX):
+            for segment in segments:
+                with contextlib.suppress(StoreError):
+                    await self._store.delete_object(ACCOUNT, SEGMENTS, segment.name)
+
     async def delete(self, object_name: str) -> None:
         """Remove it; content when it is gone. ImageUnreadable."""
+        place = (ACCOUNT, CONTAINER, object_name.encode())
         try:
-            await self._store.delete_object(ACCOUNT, CONTAINER, object_name.encode())
+            info = await self._store.head_object(*place)
+            await self._store.delete_object(*place)
         except (NoSuchObject, NoSuchContainer):
             return
         except StoreError as error:
             raise ImageUnreadable(f"the image's object could not be removed: {error}") from error
+        # The store removes them, too, in its own time; a command that ends now would not see that through.
+        await self._take_back(list(info.manifest.segments) if info.manifest is not None else [])
 
 
 @dataclass(frozen=True)
@@ -95,10 +125,14 @@ class StoredImage:
 
 
 class _Pieces:
-    """An iterator of pieces as the store's body."""
+    """An iterator of pieces as bodies of at most `segment_bytes` and a piece each."""
 
-    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+    def __init__(self, pieces: AsyncIterator[bytes], segment_bytes: int) -> None:
         self._pieces = pieces
+        self._segment_bytes = segment_bytes
+        self._next = b""
+        self._sent = 0
+        self._begun = False
         self.size_bytes = 0
         self.md5 = hashlib.md5(usedforsecurity=False)
 
@@ -107,9 +141,21 @@ class _Pieces:
         """Not known beforehand."""
         return None
 
+    async def begin(self) -> bool:
+        """Begin a body; whether there is anything for it. An image of no byte is one empty body."""
+        first, self._begun = not self._begun, True
+        if not self._next:
+            self._next = await anext(self._pieces, b"")
+        self._sent = 0
+        return bool(self._next) or first
+
     async def read(self) -> bytes:
-        """The next piece."""
-        piece = await anext(self._pieces, b"")
+        """The next piece of the body."""
+        piece = self._next
+        if not piece or self._sent >= self._segment_bytes:
+            return b""
+        self._next = await anext(self._pieces, b"")
+        self._sent += len(piece)
         self.size_bytes += len(piece)
         self.md5.update(piece)
         return piece

@@ -40,6 +40,7 @@ from scheduler.lifecycle.database import Database
 from scheduler.lifecycle.executor import ExecutorSettings
 from scheduler.lifecycle.operations import Desk
 from scheduler.lifecycle.pools import Pools
+from scheduler.lifecycle.tasks import database_clock
 from scheduler.lifecycle.tools import Tools
 from scheduler.lifecycle.volume_operations import create_flavor
 from scheduler.records import store
@@ -96,6 +97,7 @@ async def run_controller(config: ControllerConfig, stop: Stop, ready: Callable[[
         images,
         time.time,
         lambda: str(uuid.uuid4()),
+        database_clock,
     )
     settings = ControllerSettings(look_s=config.look_s, executor=ExecutorSettings(lease_s=config.lease_s))
     topology = config.topology_file

@@ -42,6 +42,7 @@ def next_steps(running: Running) -> list[tuple[str, str]]:
         ("command", "  swift upload photos FILE && swift list photos"),
         ("command", f"  ringstead status{option}"),
         ("command", f"  ringstead user add NAME{option}"),
+        *([("command", f"  ringstead az list{option}")] if shape.xen else []),
     ]
 
 

@@ -34,6 +34,8 @@ class ClusterStatus:
     """How far a move to a newer ring is: see `ringstead.rebalance.Progress`."""
     daemons: dict[str, Any]
     """What each daemon of this node tells of itself; empty when their process does not answer."""
+    controller: dict[str, Any]
+    """What the controller of servers and volumes does; empty where none answers."""
 
     @property
     def healthy(self) -> bool:
@@ -69,6 +71,7 @@ async def _gather(settings: ProxyConfig) -> ClusterStatus:
         _ask_process(settings, "supervisor", "status").get("services", []),
         progress(settings, load_generations(settings.ring_file)).as_json(),
         _ask_process(settings, "daemons", "status").get("daemons", {}),
+        _ask_process(settings, "controller", "statistics"),
     )
 
 
@@ -106,3 +109,11 @@ def _print(found: ClusterStatus) -> None:
         console.print(daemon_table(found.daemons))
     else:
         console.print("daemons    [red]do not answer[/]")
+    if found.controller:
+        console.print(_controller_line(found.controller))
+
+
+def _controller_line(figures: dict[str, Any]) -> str:
+    down = f", [red]{figures['pools_down']} do not answer[/]" if figures["pools_down"] else ""
+    defects = f", [red]{figures['defects']} defects (see its log)[/]" if figures["defects"] else ""
+    return f"controller {figures['servers']} servers, {figures['pools']} pools{down}, {figures['open']} tasks{defects}"

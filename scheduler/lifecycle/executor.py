@@ -13,7 +13,6 @@ Invariants: an action starts only with a lease of at least `MARGIN` of its lengt
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,7 +106,8 @@ class Executor:
 
     async def _take(self) -> TaskRecord | None:
         def take(connection: Connection) -> TaskRecord | None:
-            return tasks.take(connection, self._owner, self._tools.now_s(), self._settings.lease_s)
+            now_s, lease_now_s = self._tools.now_s(), self._lease_now(connection)
+            return tasks.take(connection, self._owner, now_s, self._settings.lease_s, lease_now_s=lease_now_s)
 
         try:
             return await self._tools.database.transact(take)
@@ -159,9 +159,9 @@ class Executor:
     async def _store(self, held: TaskRecord, after: TaskRecord, outcome: Outcome) -> TaskRecord | None:
         now_s = self._tools.now_s()
         go_on = after.state is TaskState.OPEN and after.not_before_s <= now_s
-        until_s = now_s + self._settings.lease_s if go_on else 0.0
 
         def store(connection: Connection) -> None:
+            until_s = self._lease_now(connection) + self._settings.lease_s if go_on else 0.0
             if not tasks.carry_on(connection, held, after, keep_until_s=until_s):
                 raise LostLease(f"task {held.id} has another fence than {held.fence}")
             for change in outcome.changes:
@@ -172,7 +172,11 @@ class Executor:
         await self._tools.database.transact(store)
         if after.state is not TaskState.OPEN:
             log.info("task ended", task=after.id, kind=after.kind, subject=after.subject, state=after.state.value)
-        return dataclasses.replace(after, lease_until_s=until_s) if go_on else None
+        return after if go_on else None
+
+    def _lease_now(self, connection: Connection) -> float:
+        clock = self._tools.lease_clock
+        return self._tools.now_s() if clock is None else clock(connection)
 
     async def _perform(self, task: TaskRecord) -> Outcome | None:
         """Run the action under a lease that is renewed. None when somebody cancelled the task. Raises LostLease."""
@@ -228,7 +232,7 @@ class Executor:
 
     def _renewal(self, task: TaskRecord, progress: _Progress) -> Callable[[Connection], tuple[bool, bool]]:
         return lambda connection: tasks.renew(
-            connection, task, self._tools.now_s(), self._settings.lease_s, progress.done
+            connection, task, self._lease_now(connection), self._settings.lease_s, progress.done
         )
 
 

@@ -14,10 +14,11 @@ clocks cannot make two believe that they hold a lease; with SQLite it is the mac
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, and_, exists, select, update
+from sqlalchemy import Connection, and_, exists, select, text, update
 
 from scheduler.lifecycle.machine import MACHINES
 from scheduler.records import store
@@ -54,8 +55,19 @@ def cancel_open(connection: Connection, subject: str) -> None:
     )
 
 
-def take(connection: Connection, owner: str, now_s: float, lease_s: float) -> TaskRecord | None:
-    """Take up the oldest task that can be worked on now; None if there is none."""
+def database_clock(connection: Connection) -> float:
+    """The time by which leases run out, in seconds since 1970: PostgreSQL's own, this machine's with SQLite."""
+    if connection.dialect.name == "postgresql":
+        return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+    return time.time()
+
+
+def take(
+    connection: Connection, owner: str, now_s: float, lease_s: float, *, lease_now_s: float | None = None
+) -> TaskRecord | None:
+    """Take up the oldest task that can be worked on now; None if there is none. `lease_now_s`: the time by the
+    leases' clock, where that is another one."""
+    lease_now_s = now_s if lease_now_s is None else lease_now_s
     earlier = TASKS.alias("earlier")
     blocked = exists().where(
         and_(
@@ -67,14 +79,14 @@ def take(connection: Connection, owner: str, now_s: float, lease_s: float) -> Ta
     free = and_(
         TASKS.c.state == TaskState.OPEN.value,
         TASKS.c.not_before_s <= now_s,
-        TASKS.c.lease_until_s <= now_s,
+        TASKS.c.lease_until_s <= lease_now_s,
         ~blocked,
     )
     for number in connection.execute(select(TASKS.c.id).where(free).order_by(TASKS.c.id).limit(8)).scalars().all():
         taken = connection.execute(
             update(TASKS)
-            .where(TASKS.c.id == number, TASKS.c.lease_until_s <= now_s, TASKS.c.state == TaskState.OPEN.value)
-            .values(lease_owner=owner, lease_until_s=now_s + lease_s, fence=TASKS.c.fence + 1)
+            .where(TASKS.c.id == number, TASKS.c.lease_until_s <= lease_now_s, TASKS.c.state == TaskState.OPEN.value)
+            .values(lease_owner=owner, lease_until_s=lease_now_s + lease_s, fence=TASKS.c.fence + 1)
         )
         if taken.rowcount == 1:
             return store.find(connection, TaskRecord, number)

@@ -96,7 +96,7 @@ class ImageLibrary(Protocol):
 
 @dataclass(frozen=True)
 class Tools:
-    """Everything that actions need."""
+    """Everything that actions need. `lease_clock` tells the time by which leases run out; None: `now_s` does."""
 
     database: Database
     claims: Claims
@@ -105,6 +105,7 @@ class Tools:
     images: ImageLibrary
     now_s: Callable[[], float]
     new_id: Callable[[], str]
+    lease_clock: Callable[[Connection], float] | None = None
 
 
 @dataclass(frozen=True)

@@ -201,6 +201,24 @@ def _slave_with_a_server(cloud: Cloud) -> str:
     return f"{pool}-h3"
 
 
+def test_a_killed_controller_carries_on(cloud: Cloud) -> None:
+    """kill -9 of the controller in the middle of a build, a move and a deletion: each is finished by the next process."""
+    spec = ("--flavor", "tiny", "--image", "debian", "--zone", "z1")
+    for words in (
+        ("server", "create", "phoenix", *spec),
+        ("server", "migrate", "phoenix", "--zone", "z2"),
+        ("server", "delete", "phoenix"),
+    ):
+        task = cloud.run(*words)["task"]
+        cloud.cluster.kill("controller")
+        cloud.cluster.wait_ready()
+        assert cloud.run("task", "wait", str(task))["state"] == "done", words
+        if "delete" not in words:
+            assert cloud.server("phoenix")["state"] == "active"
+    assert "phoenix" not in {server["name"] for server in cloud.run("server", "list")}
+    assert cloud.run("reconcile")["differences"] == []
+
+
 # ------------------------------------------------------------------------------------------------------------- bad input
 
 

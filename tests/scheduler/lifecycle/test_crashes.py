@@ -171,3 +171,16 @@ def test_a_failed_build_or_move_leaves_nothing(name: str, error: type[Hypervisor
         world = in_mock_time(lambda faults=faults: history(SCENARIOS[name], faults))  # type: ignore[misc]
         assert faults.struck
         check_settled(world)
+
+
+def test_a_move_that_arrived_after_all_is_settled() -> None:
+    """A pool that says that a move failed when it did not: the server is found where it went, and its claim follows it."""
+    counted = Faults()
+    in_mock_time(lambda: history(move, counted))
+    faults = Faults(counted.names.index(("migrate", "answer")), MigrationFailed)
+    world = in_mock_time(lambda: history(move, faults))
+    assert faults.struck
+    check_settled(world)
+    moved = [task for task in world.records(TaskRecord) if task.kind == "migrate"]
+    assert [(task.state, task.stage, task.round) for task in moved] == [(TaskState.DONE, "settle", 0)]
+    assert moved[0].data["reason"].startswith("made to fail")
