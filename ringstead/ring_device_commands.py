@@ -128,7 +128,7 @@ def remove(operator: Operator, words: tuple[str, ...], yes: bool, **options: Any
     with operator.changing() as state:
         if state.memory is not None and state.memory.ring.transition_power is not None:
             raise RingCommandError("a part power increase is under way: finish or cancel it before removing devices")
-        devices = find(state.design.topology, searches(words, options))
+        devices = find(state.design.topology, searches(words, options, names=True))
         gone = {device.id for device in devices}
         kind = state.design.settings.kind
         left = [device for device in state.design.topology if device.id not in gone]
@@ -196,12 +196,12 @@ def set_weight(operator: Operator, words: tuple[str, ...], yes: bool, **options:
 @yes_option
 @pass_operator
 def drain(operator: Operator, words: tuple[str, ...], yes: bool, **options: Any) -> None:
-    """Let devices that work be emptied: `drain z1`, `drain 10.0.0.1`, `drain d7`. The same as set_weight 0.
+    """Let devices that work be emptied: `drain z1`, `drain 10.0.0.1`, `drain d7`, `drain sdb`. The same as set_weight 0.
 
     `rebalance` (of a running cluster: `ringstead rebalance start`) moves what they hold; `remove` them when they are empty.
     """
     pairs: list[tuple[Search, Callable[[Device], Device]]] = [
-        (search, lambda device: replace(device, weight=0.0)) for search in searches(words, options)
+        (search, lambda device: replace(device, weight=0.0)) for search in searches(words, options, names=True)
     ]
     _change(operator, pairs, "drain", yes, lambda _, new: f"d{new.id}{new} will be emptied")
 

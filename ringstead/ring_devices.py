@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from ring.builder_files import State
-from ring.device_text import REPLICATION_IP, REPLICATION_PORT, Search, normal_address, parse_search
+from ring.device_text import REPLICATION_IP, REPLICATION_PORT, DeviceTextError, Search, normal_address, parse_search
 from ring.rebalance import merged_devices
 from ring.ring import Ring
 from ring.topology import KINDS, Device, Topology
@@ -61,15 +61,24 @@ def search_of_options(options: dict[str, Any]) -> Search | None:
     )
 
 
-def searches(words: Sequence[str], options: dict[str, Any]) -> list[Search]:
-    """The searches of a command that takes texts or options, but not both."""
+def searches(words: Sequence[str], options: dict[str, Any], *, names: bool = False) -> list[Search]:
+    """The searches of a command that takes texts or options, but not both. With `names` a text may be a device's name."""
     refuse_options(words)
     by_options = search_of_options(options)
     if words and by_options:
         raise RingCommandError("give devices as text or by options, not both")
     if not words and by_options is None:
         raise RingCommandError("say which devices: d0, r1z2, z2-10.0.0.1:6200/sdb, or by options")
-    return [by_options] if by_options else [parse_search(word) for word in words]
+    if by_options:
+        return [by_options]
+    return [_search_or_name(word) if names else parse_search(word) for word in words]
+
+
+def _search_or_name(word: str) -> Search:
+    try:
+        return parse_search(word)
+    except DeviceTextError:
+        return Search(name=word)
 
 
 def refuse_options(words: Sequence[str]) -> None:

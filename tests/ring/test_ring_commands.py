@@ -425,3 +425,15 @@ def test_both_commands_are_installed(tmp_path: Path):
     )
     assert done.returncode == 2
     assert done.stderr == "ringstead: 'x' is no device: write r1z2-10.0.0.1:6200/sdb\n"
+
+
+def test_devices_are_drained_and_removed_by_name(run: Run) -> None:
+    """A name is a search where emptying and removing is concerned; what is neither name nor search is refused."""
+    assert run("create 4 3 0").code == 0
+    assert run("add " + " ".join(f"r1z{zone}-10.0.0.{zone}:6200/z{zone}d1 100" for zone in (1, 2, 3, 4))).code == 0
+    assert run("rebalance").code == 0
+    assert "will be emptied" in run("drain z1d1").out
+    assert run("rebalance").code == 0
+    assert run("remove z1d1").code == 0
+    assert "matched 0 devices" in run("drain z9d9").error
+    assert [device["name"] for device in json.loads(run("search z2 --json").out)["devices"]] == ["z2d1"]
