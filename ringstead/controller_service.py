@@ -30,7 +30,9 @@ from ringstead.control import control_path, serve_control
 from ringstead.controller_desk import ServerDesk
 from ringstead.errors import RingsteadError
 from ringstead.process import Stop
-from ringstead.services import addresses, load_ring, local_devices
+from ringstead.ring_following import RingFollower
+from ringstead.ring_spread import sources_of
+from ringstead.services import addresses
 from scheduler.claims.sql import SqlClaims
 from scheduler.errors import SchedulerError
 from scheduler.hypervisor import Hypervisor, HypervisorError
@@ -72,13 +74,13 @@ async def run_controller(config: ControllerConfig, stop: Stop, ready: Callable[[
         engine = open_database(config.database or sqlite_url(config.data_dir / "controller.db"))
     except SchedulerError as error:
         raise RingsteadError(str(error)) from error
-    ring = load_ring(config.ring_file)
-    local = local_devices(ring, config.node, config.devices_dir)
-    cluster = Cluster(ring, key, Clock(config.writer), addresses(config), local)
+    follower = RingFollower(config)
+    cluster = Cluster(follower.rings, key, Clock(config.writer), addresses(config), follower.local_devices())
+    sources = partial(sources_of, cluster.replicas)
     images = StoreImages(ObjectStore(cluster))
     secrets = PoolSecrets(key)
     claims = SqlClaims(engine, time.time)
-    chooser = RingChooser(claims, time.monotonic, ring_seed=ring.seed, draw_seed=config.writer)
+    chooser = RingChooser(claims, time.monotonic, ring_seed=cluster.ring.seed, draw_seed=config.writer)
     database = Database(engine)
     owner = hashlib.sha256(b"ringstead cluster id" + key).hexdigest()[:16]
 
@@ -107,6 +109,8 @@ async def run_controller(config: ControllerConfig, stop: Stop, ready: Callable[[
     operations = {**ServerDesk(controller, images).operations(), **desk.operations()}
     async with trio.open_nursery() as nursery:
         await nursery.start(cluster.run)
+        await follower.catch_up((cluster,), sources)
+        nursery.start_soon(follower.run, (cluster,), sources)
         await nursery.start(controller.run)
         await nursery.start(serve_control, control_path(config.socket_dir, config.title), operations)
         if config.simulator:
