@@ -77,17 +77,28 @@ class Controller:
                 return ask(path, operation, ANSWER_TIMEOUT_S, **arguments)
             except ClusterDown as error:
                 if not self._may_come(path) or time.monotonic() > deadline:
-                    raise ClusterDown(
-                        f"no controller answers; is the cluster running? (`ringstead up`): {error}"
-                    ) from None
+                    raise ClusterDown(self._why_not(path, error)) from None
                 threading.Event().wait(0.2)
 
     def _find(self) -> Path:
         from ringstead.access import service_settings
+        from ringstead.layout import DataDirectory, load_shape
 
+        if self._config is None and not load_shape(DataDirectory(self._data.absolute())).xen:
+            raise ClusterDown("this cluster runs without a controller; `ringstead up --xen` runs one")
         settings = service_settings(self._data, self._config, CONTROLLER)
         self._path = control_path(settings.socket_dir, settings.title if settings.service == CONTROLLER else CONTROLLER)
         return self._path
+
+    def _why_not(self, path: Path, error: ClusterDown) -> str:
+        """Why no controller answers, in its own last words if it left any since it was last well."""
+        try:
+            lines = (path.parent.parent / "logs" / f"{CONTROLLER}.err").read_text(errors="replace").splitlines()
+        except OSError:
+            lines = []
+        if lines and self._may_come(path):
+            return f"the controller does not start: {lines[-1].removeprefix('ringstead: ')}"
+        return f"no controller answers; is the cluster running? (`ringstead up`): {error}"
 
     def _may_come(self, path: Path) -> bool:
         """Whether a supervisor is about to start one: then its socket is worth waiting for."""

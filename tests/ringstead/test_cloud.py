@@ -219,6 +219,20 @@ def test_a_killed_controller_carries_on(cloud: Cloud) -> None:
     assert cloud.run("reconcile")["differences"] == []
 
 
+def test_the_object_store_does_without_a_controller(tmp_path: Path) -> None:
+    """With records that cannot be read no controller starts; the store is up all the same, and commands say why."""
+    data = tmp_path / "data"
+    (data / "scheduler").mkdir(parents=True)
+    (data / "scheduler" / "controller.db").write_bytes(os.urandom(9000))
+    cluster = TestCluster(data, "--zones", "1", "--devices-per-zone", "1", "--workers", "1", xen=True).start()
+    try:
+        with urllib.request.urlopen(f"{cluster.endpoint}/healthcheck", timeout=20) as response:
+            assert response.status == 200
+        assert "the controller does not start: " in Cloud(cluster).refusal("server", "list")
+    finally:
+        cluster.stop()
+
+
 # ------------------------------------------------------------------------------------------------------------- bad input
 
 
