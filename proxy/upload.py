@@ -3,15 +3,16 @@
 Problem: a body of any size must reach three devices with bounded memory; one that stalls must not hold up the others for
 ever, and the MD5 (the slowest part: about 0.7 GB/s a core) must not wait for the network nor the network for it.
 
-Idea: the body is taken in rounds of up to 1 MiB. In each round the last round's bytes go to all devices and into the MD5
-(in a thread: hashlib lets go of the interpreter) while the next round is read. A device that fails or stalls is dropped;
-while a majority is left the upload goes on. Nothing is visible before `commit`, which sends each device the metadata: it
-then syncs the file and logs it.
+Idea: the body is taken in rounds of about 1 MiB. In each round the last round's bytes go to all devices and into the MD5
+(in a thread: hashlib lets go of the interpreter) while the next round is read. What came in small pieces is put together
+first: a copy in memory costs less than a frame for each piece to each device, and the frames' checksums are made once for
+all devices. A device that fails or stalls is dropped; while a majority is left the upload goes on. Nothing is visible before
+`commit`, which sends each device the metadata: it then syncs the file and logs it.
 
 Rejected: stopping at the first failed device (a retry of 5 GiB costs more than a copy that the replicator makes later);
 chaining devices (latency adds up, and one slow device stops all behind it).
 
-Invariants: at most two rounds in memory; what was not committed leaves nothing on any device; whatever the body raises
+Invariants: at most three rounds in memory; what was not committed leaves nothing on any device; whatever the body raises
 aborts the upload and is raised to the caller as it is.
 """
 
@@ -25,6 +26,7 @@ import trio
 from proxy.cluster import Cluster, Placement, Replica
 from proxy.model import OBJECT_SIZE_BYTES_MAX, BodySource, EntityTooLarge, Unavailable
 from proxy.quorum import Waiter, WriteResult, shortage
+from storage_node.bulk import CHUNK_BYTES, Block, make_block
 from storage_node.client import BulkFailed, BulkWrite, PutBlobHeader
 from storage_node.operations import Status, Written
 
@@ -94,8 +96,8 @@ class Upload:
 
         Raises what the body raises, EntityTooLarge, Unavailable.
         """
-        pieces = list(first)
-        upcoming: list[bytes] = []
+        data = b"".join(first)
+        upcoming = b""
         raised: list[BaseException] = []
 
         async def read_round() -> None:
@@ -107,21 +109,23 @@ class Upload:
             except Exception as error:
                 raised.append(error)
 
-        while pieces:
-            self.size_bytes += sum(map(len, pieces))
+        while data:
+            self.size_bytes += len(data)
             if self.size_bytes > OBJECT_SIZE_BYTES_MAX:
                 raise EntityTooLarge(f"one upload holds at most {OBJECT_SIZE_BYTES_MAX} bytes; use several parts")
-            upcoming = []
+            upcoming = b""
+            view = memoryview(data)
+            blocks = [make_block(view[at : at + CHUNK_BYTES]) for at in range(0, len(view), CHUNK_BYTES)]
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._hash, pieces)
+                nursery.start_soon(self._hash, data)
                 for target in self._targets:
-                    nursery.start_soon(self._send_round, target, pieces)
+                    nursery.start_soon(self._send_round, target, blocks)
                 nursery.start_soon(read_round)
             if raised:
                 raise raised[0]
             self._targets = [target for target in self._targets if target.write is not None]
             self._check()
-            pieces = upcoming
+            data = upcoming
 
     async def commit(self, header: PutBlobHeader) -> WriteResult:
         """Make it the object on every device; returns once a majority of primaries has, or no primary is left."""
@@ -194,15 +198,15 @@ class Upload:
         self._failures.append(error.status)
         self._cluster.note_failure()
 
-    async def _hash(self, pieces: Sequence[bytes]) -> None:
-        await trio.to_thread.run_sync(_update, self._md5, pieces)
+    async def _hash(self, data: bytes) -> None:
+        await trio.to_thread.run_sync(self._md5.update, data)
 
-    async def _send_round(self, target: _Target, pieces: Sequence[bytes]) -> None:
+    async def _send_round(self, target: _Target, blocks: Sequence[Block]) -> None:
         assert target.write is not None
         try:
             with trio.fail_after(STALL_S):
-                for piece in pieces:
-                    await target.write.send(piece)
+                for block in blocks:
+                    await target.write.send_block(block)
         except BulkFailed as error:
             self._failed(error)
             target.write = None
@@ -213,8 +217,8 @@ class Upload:
             await stalled.abort()
 
 
-async def _read_round(body: BodySource) -> list[bytes]:
-    """Up to about ROUND_BYTES of the body, in the pieces in which it came; empty at its end."""
+async def _read_round(body: BodySource) -> bytes:
+    """About ROUND_BYTES of the body; empty at its end."""
     pieces: list[bytes] = []
     held = 0
     while held < ROUND_BYTES:
@@ -223,9 +227,4 @@ async def _read_round(body: BodySource) -> list[bytes]:
             break
         pieces.append(piece)
         held += len(piece)
-    return pieces
-
-
-def _update(md5: hashlib._Hash, pieces: Sequence[bytes]) -> None:
-    for piece in pieces:
-        md5.update(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

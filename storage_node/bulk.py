@@ -25,10 +25,11 @@ next header behind it needs none).
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import NamedTuple
 
 from storage_node.codec import pack
 from storage_node.fields import BeginWrite, OpenRead, PutBlobHeader, TransferEnd
-from storage_node.frames import HEADER, HEADER_BYTES, RAW_FLAG, Buffer, ProtocolError, check_payload, frame
+from storage_node.frames import HEADER, HEADER_BYTES, RAW_FLAG, Buffer, ProtocolError, check_payload, frame, raw_header
 from storage_node.operations import Found, Written
 from storage_node.transport import Transport, receive_into
 
@@ -112,6 +113,22 @@ class BulkReader:
     def _demand(count: int) -> None:
         if not count:
             raise ConnectionResetError("the peer closed the connection in the middle of a frame")
+
+
+class Block(NamedTuple):
+    """Object data ready to be sent, to one device or to several: checksummed once."""
+
+    header: bytes
+    data: memoryview
+    """At most CHUNK_BYTES."""
+
+
+def make_block(data: Buffer) -> Block:
+    """`data` of at most CHUNK_BYTES as a block. It is not copied, and must not change until it is sent."""
+    view = as_bytes_view(data)
+    if len(view) > CHUNK_BYTES:
+        raise ValueError(f"a block of {len(view)} bytes; at most {CHUNK_BYTES} go into a frame")
+    return Block(raw_header(view), view)
 
 
 def as_bytes_view(data: Buffer) -> memoryview:

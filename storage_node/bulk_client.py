@@ -20,11 +20,11 @@ from typing import Any
 
 import trio
 
-from storage_node.bulk import ANSWERS, CHUNK_BYTES, BulkReader, Kind, as_bytes_view, message
+from storage_node.bulk import ANSWERS, CHUNK_BYTES, Block, BulkReader, Kind, as_bytes_view, make_block, message
 from storage_node.codec import decode_message
 from storage_node.dial import Opened, Peer, dial
 from storage_node.fields import VALIDATORS, BeginWrite, OpenRead, PutBlobHeader, TransferEnd, wrong
-from storage_node.frames import ANSWER_FRAME_BYTES_MAX, Buffer, FrameReader, ProtocolError, raw_header
+from storage_node.frames import ANSWER_FRAME_BYTES_MAX, Buffer, FrameReader, ProtocolError
 from storage_node.handshake import HandshakeError, Purpose
 from storage_node.operations import Entry, Found, Status, Written
 from storage_node.transport import Transport, receive, send_all, send_frame
@@ -200,10 +200,13 @@ class BulkWrite(_Transfer):
         """
         view = as_bytes_view(data)
         for start in range(0, len(view), CHUNK_BYTES):
-            with self._guard(self._pool.settings.bulk_stall_s):
-                self._look_for_failure()
-                piece = view[start : start + CHUNK_BYTES]
-                await send_frame(self._transport, raw_header(piece), piece)
+            await self.send_block(make_block(view[start : start + CHUNK_BYTES]))
+
+    async def send_block(self, block: Block) -> None:
+        """The same for data that was made a block, so that several devices share its checksum. Raises BulkFailed."""
+        with self._guard(self._pool.settings.bulk_stall_s):
+            self._look_for_failure()
+            await send_frame(self._transport, block.header, block.data)
 
     async def commit(self, header: PutBlobHeader) -> Written:
         """Make what was sent the object. APPLIED when it is on stable storage. Raises BulkFailed.
