@@ -15,7 +15,7 @@ SEED ?= 1
 help:
 	@echo "make run [ARGS=…]    a cluster on this machine (ARGS go to \`ringstead up\`)"
 	@echo "make test [ARGS=…]   the tests (ARGS go to pytest)"
-	@echo "make long            client and fault tests at full size"
+	@echo "make long            client and fault tests and crash points at full size"
 	@echo "make sim SEED=… [COUNT=…]  a whole cluster on a virtual clock, with faults, from a seed"
 	@echo "make check           ruff and mypy"
 	@echo "make bench [ARGS=…]  the benchmarks"
@@ -40,9 +40,10 @@ run: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
 
-# The whole tree for every client, 5 GiB for the large object: the better part of an hour on two cores.
+# The whole tree for every client, 5 GiB for the large object, every crash point: more than an hour on two cores.
 long: $(STAMP)
-	RINGSTEAD_TREE_FILES=5000 RINGSTEAD_LARGE_OBJECT_MIB=5120 $(BIN)/python -m pytest tests/clients tests/faults $(ARGS)
+	RINGSTEAD_TREE_FILES=5000 RINGSTEAD_LARGE_OBJECT_MIB=5120 RINGSTEAD_FAULTS_S=20 RINGSTEAD_CRASH_POINTS=all \
+		$(BIN)/python -m pytest tests/clients tests/faults tests/storage_node/test_crash_points.py $(ARGS)
 
 # Each seed is a few virtual minutes and a second or two; PROCESSES=2 uses two processors.
 sim: $(STAMP)
