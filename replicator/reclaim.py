@@ -76,8 +76,8 @@ log = structlog.get_logger("replicator.reclaim")
 class ReclaimSettings:
     """When, and how fast."""
 
-    age_s: float = 7 * 86_400.0
-    """Younger tombstones stay."""
+    age_s: float = 14 * 86_400.0
+    """Younger tombstones stay: longer than a pass of the auditor, which mends listings that still show what is deleted."""
     interval_s: float = 3_600.0
     """Between two passes."""
     entries_per_s: float = 5_000.0

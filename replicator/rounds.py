@@ -268,7 +268,8 @@ class Rounds:
         async for beside, answered in list_entries(self._peers, space, within, concerned.everyone):
             for hash_, listed in beside.items():
                 if catalogs_differ(listed, answered, concerned.primaries):
-                    key = next(iter(listed.values())).key
+                    # A device whose record of it rotted has rows, and has lost the name that they belong to.
+                    key = next((entry.key for entry in listed.values() if entry.key), b"")
                     outcome += await self._catalogs.settle(space, hash_, key, concerned, manner)
         return outcome
 

@@ -59,7 +59,7 @@ class ReplicaOperations:
         if decider.batch.room < (_ROOM_FOR_ALL if created > deleted else _ROOM_FOR_DELETES):
             return _FULL
         given = Life(created, deleted, max(created, touched))
-        loaded = decider.load_catalog(space, hash_)
+        loaded = decider.load_catalog(space, hash_, key)
         if loaded is None:
             life, items = given, merge_items({}, changes, deleted)
             loaded = decider.new_catalog(space, hash_, key)
@@ -131,7 +131,7 @@ class ReplicaOperations:
         decider = self._decider
         if decider.batch.room < _ROOM_FOR_DELETES:
             return _FULL
-        loaded = decider.load_catalog(space, hash_)
+        loaded = decider.load_catalog(space, hash_, key)
         if loaded is None:
             return _MISSING
         found = loaded.catalog

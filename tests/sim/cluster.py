@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import trio
@@ -28,9 +29,15 @@ from replicator.reaper import Reaper, ReaperSettings
 from replicator.reclaim import Reclaimer, ReclaimSettings
 from replicator.replicator import Replicator, ReplicatorSettings
 from replicator.updater import Updater, UpdaterSettings
+from ring import ring_file
 from ring.builder import build_ring
+from ring.generations import finish, install
+from ring.moves import MoveOrders
 from ring.ring import Ring
 from ring.topology import Device as RingDevice
+from ringstead.ring_files import RingFiles
+from ringstead.ring_following import RingFollower
+from ringstead.ring_spread import sources_of
 from ringstead.store_daemons import StoreGraves, StoreQueue, mend_row
 from storage_node.device import Device
 from storage_node.errors import DeviceError
@@ -74,27 +81,31 @@ class Shape:
     round_s: float
     reclaim_age_s: float
     skew_max_s: float
+    moves: bool
+    """The ring changes while the run lasts."""
 
     @staticmethod
     def draw(random: Random) -> Shape:
         """A cluster to be simulated."""
         machines = random.choice((4, 5, 6, 6))
         skew_max_s = random.choice((0.5, 20.0, 300.0))
+        together = random.random() < 0.15
         return Shape(
             machines=machines,
             zones=random.choice((3, 3, 3, min(machines, 4))),
             part_power=random.choice((2, 4, 5)),
             direct=tuple(random.random() < 0.5 for _ in range(random.choice((1, 2, 2, 3)))),
-            together=random.random() < 0.15,
+            together=together,
             segment_bytes=random.choice((16, 64, 256)) * KIB,
             zero_ahead_bytes=random.choice((0, 16, 64)) * KIB,
             inline_bytes_max=random.choice((2, 16, 100)) * KIB,
             checkpoint_interval_ms=random.choice((5_000, 20_000, 60_000)),
             settle_s=random.choice((1.0, 5.0)),
             round_s=random.choice((10.0, 20.0, 40.0)),
-            # Older than any write that may still be under way, by whatever clock.
-            reclaim_age_s=2 * skew_max_s + random.choice((100.0, 300.0)),
+            # Older than any write that may still be under way, by whatever clock, and than three passes of the auditor.
+            reclaim_age_s=2 * skew_max_s + random.choice((450.0, 900.0)),
             skew_max_s=skew_max_s,
+            moves=random.random() < 0.35 and not together,
         )
 
     def device_settings(self) -> DeviceSettings:
@@ -134,6 +145,7 @@ class Machine:
         self.skew_us = 0
         self.path = cluster.folder / self.name
         self.disk = MachineDisk(self.path, world.stream(f"disk {number}"))
+        self.ring_file = self.path / "ring"
         self.device_name = f"d{number}"
         self.device_path = self.path / self.device_name
         self.processes: dict[str, Process] = {}
@@ -201,13 +213,19 @@ class SimCluster:
         self.shape = shape
         memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
         self.folder = Path(tempfile.mkdtemp(prefix="sim-", dir=memory))
-        self.ring = ring_of(shape.machines, shape.zones, shape.part_power)
+        self.ring = ring_of(
+            shape.machines, shape.zones, shape.part_power, drained=shape.machines - 1 if shape.moves else -1
+        )
+        """The newest."""
         self.net = Network(world)
         self.machines = [Machine(self, number) for number in range(shape.machines)]
         self._by_address = {machine.address: machine for machine in self.machines}
         for machine in self.machines:
             machine.disk.on_last_call = self._died_in_a_call
+            machine.ring_file.write_bytes(ring_file.dumps(self.ring))
             machine.disk.noted = lambda kind: world.counts.update((f"fault: {kind}",))
+        self.beside: list[Callable[[], Awaitable[None]]] = []
+        """What runs beside the cluster: canaries."""
         self.proxies: dict[int, Proxy] = {}
         self.keepers: dict[int, Keeper] = {}
 
@@ -230,6 +248,8 @@ class SimCluster:
             maker.alive = False
         for machine in self.machines:
             self.start_all(machine)
+        for function in self.beside:
+            self.world.nursery.start_soon(function)
         while not all(
             replica.client.connected for proxy in self.proxies.values() for replica in proxy.cluster.replicas.values()
         ) or len(self.proxies) < len(self.shape.direct):
@@ -257,6 +277,7 @@ class SimCluster:
     async def _storage(self, process: Process) -> None:
         machine = process.machine
         disk = SimDisk(machine.disk, process)
+        files = RingFiles(machine.ring_file)
         device: Device | None = None
         try:
             device = machine.device = Device.open(
@@ -271,6 +292,8 @@ class SimCluster:
                 CLUSTER_KEY,
                 random_bytes=process.random_bytes,
                 hub=self.net.hub(process),
+                rings=files.answer,
+                ring_epoch=files.epoch,
             )
             await server.serve([self.net.listen(process, machine.address)])
         except (OSError, DeviceError) as error:
@@ -290,17 +313,23 @@ class SimCluster:
 
     async def _proxy(self, process: Process) -> None:
         number = process.machine.number
+        direct = self.shape.direct[number]
+        follower = self.follower(process.machine, direct)
         cluster = Cluster(
-            self.ring,
+            follower.rings if follower is not None else self.ring,
             CLUSTER_KEY,
             Clock(1 + number, process.machine.wall_us),
             address_of,
-            self.direct_paths(process.machine, self.shape.direct[number]),
+            self.direct_paths(process.machine, direct) if follower is None else follower.local_devices(),
             **self.options(process),
         )
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(cluster.run)
+                if follower is not None:
+                    sources = partial(sources_of, cluster.replicas)
+                    await follower.catch_up((cluster,), sources)
+                    nursery.start_soon(follower.run, (cluster,), sources)
                 self.proxies[number] = Proxy(process, cluster, ObjectStore(cluster), nursery)
                 await trio.sleep_forever()
         finally:
@@ -313,6 +342,21 @@ class SimCluster:
         if self.shape.together:
             return {other.number: other.device_path for other in self.machines}
         return {machine.number: machine.device_path} if direct else {}
+
+    def follower(self, machine: Machine, direct: bool) -> RingFollower | None:
+        """What follows the rings for a process, where they change."""
+        if not self.shape.moves:
+            return None
+        devices_dir = machine.path if direct else machine.path / "nothing here"
+        node = machine.address.partition(":")[0]
+        return RingFollower(SimpleNamespace(ring_file=machine.ring_file, node=node, devices_dir=devices_dir))
+
+    def change_ring(self, machine: Machine, drained: int) -> None:
+        """The operator puts a newer ring in force, at one machine."""
+        shape = self.shape
+        ring = ring_of(shape.machines, shape.zones, shape.part_power, self.ring.epoch + 1, drained)
+        install(machine.ring_file, ring)
+        self.ring = ring
 
     def options(self, process: Process) -> dict[str, Any]:
         """How a process is connected with the simulated world."""
@@ -401,16 +445,21 @@ class Keeper:
         wall_us = machine.wall_us
         local = {machine.number: machine.device_path}
         clock = Clock(100 + machine.number, wall_us)
+        self.follower = follower = cluster.follower(machine, True)
+        rings = follower.rings if follower is not None else (cluster.ring,)
         self.peers = Peers(
-            cluster.ring, CLUSTER_KEY, address_of=address_of, local_devices=local, **cluster.options(process)
+            rings[0], CLUSTER_KEY, address_of=address_of, local_devices=local, **cluster.options(process)
         )
-        self.cluster = Cluster(cluster.ring, CLUSTER_KEY, clock, address_of, local, **cluster.options(process))
+        self.peers.adopt(rings, local)
+        self.cluster = Cluster(rings, CLUSTER_KEY, clock, address_of, local, **cluster.options(process))
         store = ObjectStore(self.cluster)
         self.replicator = Replicator(
             self.peers,
             clock,
             ReplicatorSettings(interval_s=shape.round_s, settle_s=shape.settle_s, move_s_min=20.0),
             now_us=wall_us,
+            on_moved=lambda epoch: finish(machine.ring_file, epoch),
+            move_orders=lambda: follower.generations.state.orders if follower is not None else MoveOrders(),
             shuffle=process.random.shuffle,
         )
         self.auditor = Auditor(
@@ -431,6 +480,10 @@ class Keeper:
         async with trio.open_nursery() as nursery:
             await nursery.start(self.peers.run)
             await nursery.start(self.cluster.run)
+            if self.follower is not None:
+                sources = partial(sources_of, self.peers.by_id)
+                await self.follower.catch_up((self.peers, self.cluster), sources)
+                nursery.start_soon(self.follower.run, (self.peers, self.cluster), sources)
             for service in (self.replicator, self.auditor, self.updater, self.reclaimer, self.expirer, self.reaper):
                 nursery.start_soon(service.run)
 

@@ -14,6 +14,8 @@ from random import Random
 
 import trio
 
+from ring.moves import moving_dir
+from ring.ring_file import load
 from storage_node.device import Device
 from storage_node.errors import DeviceError
 from tests.sim.cluster import Machine, SimCluster
@@ -27,7 +29,7 @@ Fault = Callable[[], Awaitable[None]]
 class Faults:
     """All that goes wrong in a run."""
 
-    def __init__(self, cluster: SimCluster, random: Random) -> None:
+    def __init__(self, cluster: SimCluster, random: Random, only: tuple[str, ...] = ()) -> None:
         self._cluster = cluster
         self._world = cluster.world
         self._random = random
@@ -55,9 +57,11 @@ class Faults:
             ("a disk is emptied", self._wipe, 1),
         ]
         chosen = [kind for kind in kinds if random.random() < 0.5] or kinds
+        if only:
+            chosen = [kind for kind in kinds if kind[0] in only]
         self._kinds = chosen
         self._weights = [weight for _, _, weight in chosen]
-        self._mean_s = random.choice((4.0, 10.0, 25.0))
+        self._mean_s = random.choice((2.0, 6.0, 15.0))
         self._skew_max_s = cluster.shape.skew_max_s
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -65,6 +69,8 @@ class Faults:
         with self._scope:
             async with trio.open_nursery() as self._nursery:
                 task_status.started()
+                if self._cluster.shape.moves:
+                    self._nursery.start_soon(self._change_rings)
                 while True:
                     await trio.sleep(grid(self._random.expovariate(1 / self._mean_s)))
                     ((name, fault, _),) = self._random.choices(self._kinds, self._weights)
@@ -195,6 +201,23 @@ class Faults:
         """The operator looks after the victim."""
         await trio.sleep(after_s)
         await release_fence(self._cluster, self.victim)
+
+    async def _change_rings(self) -> None:
+        """Devices are drained, and come back, while all else goes on. The operator is on any machine that runs."""
+        while True:
+            await trio.sleep(grid(self._random.uniform(10, 60)))
+            machine = self._machine()
+            if not machine.up or (
+                moving_dir(machine.ring_file).exists() and any(moving_dir(machine.ring_file).glob("*.ring"))
+            ):
+                continue
+            known = load(machine.ring_file)
+            if known.epoch != self._cluster.ring.epoch:
+                continue  # an operator makes rings from the newest that there is
+            drained = self._random.choice((-1, -1, *range(len(self._cluster.machines))))
+            self._cluster.change_ring(machine, drained)
+            self._world.note(f"     ring {self._cluster.ring.epoch} at {machine}: drained is {drained}")
+            self._world.counts["fault: the ring changes"] += 1
 
     async def _rot(self) -> None:
         for _ in range(self._random.choice((1, 1, 5))):

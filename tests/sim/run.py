@@ -14,16 +14,31 @@ from typing import NamedTuple
 
 import trio
 
-from storage_node.operations import FoundDigests, GetDigests
+from storage_node.device import Device
+from storage_node.errors import CorruptData
+from storage_node.operations import (
+    Entry,
+    ForgetObject,
+    FoundDigests,
+    FoundEntries,
+    GetDigests,
+    ListedEntry,
+    ListEntries,
+    Space,
+    Status,
+)
 from tests.sim.cluster import Shape, SimCluster
 from tests.sim.faults import Faults
 from tests.sim.workload import Unsettled, Workload
 from tests.sim.world import Violation, World
 
 HEAL_S = 1800.0
+OPERATOR_S = 400.0
 LOOK_S = 10.0
-CALM_LOOKS = 6
+CALM_LOOKS = 3
 NAMELESS = "is a file that nothing names"
+BY_ROT = ("log:", "index: a forgotten name")
+"""Findings that rot may leave: dead bytes of the log, and notes of what was forgotten, which no replica has."""
 
 
 class Result(NamedTuple):
@@ -41,8 +56,11 @@ class Result(NamedTuple):
 class Plan:
     """How long and how hard. `change` is given the cluster before it starts: canaries are let in there."""
 
-    busy_s: float = 240.0
+    busy_s: float = 100.0
     faults: bool = True
+    kinds: tuple[str, ...] = ()
+    """Only these faults, by name (faults.py); none: those that the seed draws."""
+    heal_s: float = HEAL_S
     change: Callable[[SimCluster], None] = lambda cluster: None
 
 
@@ -73,9 +91,9 @@ async def _run(world: World, cluster: SimCluster, plan: Plan) -> None:
             plan.change(cluster)
             await cluster.start()
             random = world.stream("workload")
-            workload = Workload(cluster, random, clients=random.choice((2, 4, 6)), pause_s=random.choice((1.0, 3.0)))
+            workload = Workload(cluster, random, clients=random.choice((2, 4, 6)), pause_s=random.choice((0.5, 1.5)))
             await workload.prepare()
-            faults = Faults(cluster, world.stream("faults"))
+            faults = Faults(cluster, world.stream("faults"), plan.kinds)
             async with trio.open_nursery() as busy:
                 if plan.faults:
                     await busy.start(faults.run)
@@ -86,7 +104,7 @@ async def _run(world: World, cluster: SimCluster, plan: Plan) -> None:
                 faults.stop()
             world.note("all heals")
             await faults.heal()
-            await _until_healed(world, cluster, workload)
+            await _until_healed(world, cluster, workload, plan.heal_s)
             _check_devices(cluster)
         except trio.Cancelled:
             raise
@@ -95,13 +113,18 @@ async def _run(world: World, cluster: SimCluster, plan: Plan) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def _until_healed(world: World, cluster: SimCluster, workload: Workload) -> None:
+async def _until_healed(world: World, cluster: SimCluster, workload: Workload, heal_s: float) -> None:
     """Until replicas agree, nothing lies astray, and listings and totals are exact; Violation if that takes too long."""
-    deadline_s = trio.current_time() + HEAL_S
+    began_s = trio.current_time()
+    deadline_s = began_s + heal_s
     calm = 0
+    given_up = False
     while True:
         await trio.sleep(LOOK_S)
         problem = disagreement(cluster)
+        if problem and not given_up and trio.current_time() - began_s > OPERATOR_S:
+            given_up = True
+            give_up_rotten(world, cluster)
         calm = 0 if problem else calm + 1
         if calm and calm % CALM_LOOKS == 0:
             try:
@@ -111,7 +134,44 @@ async def _until_healed(world: World, cluster: SimCluster, workload: Workload) -
                 problem = str(error)
                 world.note(f"not yet: {problem}")
         if problem and trio.current_time() > deadline_s:
-            raise Violation(f"not healed after {HEAL_S} s: {problem}")
+            raise Violation(f"not healed after {heal_s} s: {problem}")
+
+
+def give_up_rotten(world: World, cluster: SimCluster) -> None:
+    """What an operator does about a version that is rotten where it is, and that is nowhere else: gives it up.
+
+    It was never acknowledged undegraded, or others would have it. One that another device does have must have been
+    repaired long before: Violation.
+    """
+    for machine in cluster.machines:
+        assert machine.device is not None
+        found = machine.device.read(ListEntries(Space.OBJECT, bytes(16), None, 1000))
+        assert isinstance(found, FoundEntries)
+        for listed in found.entries:
+            entry = listed.entry
+            assert isinstance(entry, Entry)
+            if entry.deleted or _readable(machine.device, listed, entry):
+                continue
+            for other in cluster.machines:
+                assert other.device is not None
+                if other is not machine and _readable(other.device, listed, entry):
+                    raise Violation(f"{listed.key!r}: rotten on {machine} and whole on {other}, but not repaired")
+            world.note(f"     the operator gives up {listed.key!r} of {entry.timestamp}, rotten on {machine} alone")
+            world.counts["operator: gives up a version that is rotten and nowhere else"] += 1
+            version = ForgetObject(listed.hash, listed.key, entry.timestamp, entry.meta_timestamp)
+            machine.device.apply([version])
+
+
+def _readable(device: Device, listed: ListedEntry, entry: Entry) -> bool:
+    opened = device.open_read(listed.hash, listed.key, entry.timestamp)
+    if isinstance(opened, Status):
+        return False
+    try:
+        return len(opened.read(0, entry.size_bytes)) == entry.size_bytes
+    except CorruptData:
+        return False
+    finally:
+        opened.close()
 
 
 def disagreement(cluster: SimCluster) -> str:
@@ -145,6 +205,6 @@ def _check_devices(cluster: SimCluster) -> None:
         findings = device.check(deep=True)
         damaged = any(text.startswith("log:") for text in findings)
         # Where the log is damaged, a blob that nothing names may have been named there: it is kept.
-        wrong = [text for text in findings if not text.startswith("log:") and not (damaged and NAMELESS in text)]
+        wrong = [text for text in findings if not text.startswith(BY_ROT) and not (damaged and NAMELESS in text)]
         if wrong:
             raise Violation(f"{machine.device_name}: {wrong[:5]}")

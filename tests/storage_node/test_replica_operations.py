@@ -31,7 +31,7 @@ from storage_node.operations import (
     Written,
 )
 from storage_node.reader import LocalReader
-from tests.storage_node.devices import die, hash_of, make_device, open_device
+from tests.storage_node.devices import die, flip_byte, hash_of, make_device, open_device
 from tests.storage_node.model import Model, ModelCatalog
 from tests.storage_node.pair import CATALOGS, NAMES, OBJECTS, RESTARTS, Pair
 from tests.storage_node.test_device_model import Chooser
@@ -146,6 +146,23 @@ def test_a_deleted_catalog_can_be_joined_where_there_was_none(tmp_path: Path):
     assert catalog_of(other) == state
     assert digests_of(other) == digests_of(one)
     one.close()
+    other.close()
+
+
+def test_a_catalog_whose_record_rotted_gets_its_name_back(tmp_path: Path):
+    """Rows that were replayed without their catalog wait for it: a replica joins it, and they count again."""
+    device, other = make_device(tmp_path / "a"), make_device(tmp_path / "b")
+    other.apply([PutCatalog(1, CATALOG_HASH, CATALOG_KEY, 5, {}), put_row(b"n", 6)])
+    device.apply([PutCatalog(1, CATALOG_HASH, CATALOG_KEY, 5, {})])
+    device.apply([put_row(b"n", 6)])
+    die(device)
+    flip_byte(device.path / "log" / "0000000001.seg", 64 + 40)
+    device = open_device(device.path)
+    assert catalog_of(device) is None
+    assert status_of(device, JoinCatalog(1, CATALOG_HASH, CATALOG_KEY, 5, 0, 5, {})) == Status.APPLIED
+    assert catalog_of(device) == catalog_of(other)
+    assert digests_of(device) == digests_of(other)
+    device.close()
     other.close()
 
 
