@@ -4,23 +4,20 @@ Problem: the lifecycle must be right whatever fails and whenever a controller di
 of histories in seconds, each with faults at chosen instants. No real pool, nor a simulator behind sockets, can be stepped
 like that.
 
-Idea: `MemoryPool` is the pool: what survives controllers. `MemoryHypervisor` is one controller's connection to it. Between
-any two changes of the pool the connection calls `step(verb, step)`, which is where a test raises: a HypervisorError is a
-failure of the pool (and is undone as the interface promises), anything else is the death of the caller, after which nothing
-is undone. The step called "answer" comes after the change took effect. Each step is a checkpoint, so that two controllers
-interleave there, and nowhere else.
+Idea: `MemoryPool` (`scheduler.pool_memory`) is the pool: what survives controllers. `MemoryHypervisor` is one controller's
+connection to it. Between any two changes of the pool the connection calls `step(verb, step)`, which is where a test
+raises: a HypervisorError is a failure of the pool (and is undone as the interface promises), anything else is the death
+of the caller, after which nothing is undone. The step called "answer" comes after the change took effect. Each step is a
+checkpoint, so that two controllers interleave there, and nowhere else.
 
-Invariants: a host never has more memory in running VMs than it has, an SR never more bytes of disks than its size, a VM id
-is never running twice; the pool refuses what would break them, and counts in `overruns` how often it had to refuse for
-want of room, which a correct scheduler keeps at nought as long as nobody else uses the pool.
+Invariant: whatever a connection does, the pool's own invariants hold (`scheduler.pool_memory`).
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final, TypeVar
 
 import trio
@@ -35,7 +32,6 @@ from scheduler.hypervisor import (
     ImageFormat,
     Migration,
     MigrationTicket,
-    NetworkFacts,
     NextHost,
     NextSr,
     PoolInventory,
@@ -44,13 +40,13 @@ from scheduler.hypervisor import (
     Progress,
     Refused,
     ServerSpec,
-    SrFacts,
     Superseded,
     TryAgain,
     Unreachable,
     VmFacts,
     WrongState,
 )
+from scheduler.pool_memory import MemoryPool, check_arrival, move_vm
 
 T = TypeVar("T")
 Step = Callable[[str, str, str], Awaitable[None]]
@@ -84,81 +80,6 @@ _FROM: Final = {
 async def no_fault(verb: str, step: str, subject: str) -> None:
     """The step that never fails."""
     await trio.lowlevel.checkpoint()
-
-
-@dataclass
-class MemoryPool:
-    """What the pool holds, whoever is connected to it. Tests change it at will."""
-
-    uuid: str
-    hosts: dict[str, HostFacts] = field(default_factory=dict)
-    srs: dict[str, SrFacts] = field(default_factory=dict)
-    networks: dict[str, NetworkFacts] = field(default_factory=dict)
-    disks: dict[str, DiskFacts] = field(default_factory=dict)
-    vms: dict[str, VmFacts] = field(default_factory=dict)
-    contents: dict[str, bytes] = field(default_factory=dict)
-    """Of disks whose content matters to a test, by uuid."""
-    templates: tuple[str, ...] = ("Other install media",)
-    reachable: bool = True
-    overruns: int = 0
-    migrating: int = 0
-    numbers: Iterator[int] = field(default_factory=itertools.count)
-
-    def new_uuid(self, kind: str) -> str:
-        """A uuid that nothing here had before."""
-        return f"{self.uuid}-{kind}{next(self.numbers)}"
-
-    def add_host(self, uuid: str, memory_bytes: int, vcpu_count: int, *, tags: frozenset[str] = frozenset()) -> None:
-        """An enabled, live host."""
-        self.hosts[uuid] = HostFacts(
-            uuid, uuid, uuid, memory_bytes, memory_bytes, 0, vcpu_count, True, True, not self.hosts, tags
-        )
-
-    def add_sr(self, uuid: str, size_bytes: int, hosts: frozenset[str], *, shared: bool) -> None:
-        """An SR that these hosts reach."""
-        self.srs[uuid] = SrFacts(uuid, uuid, "nfs" if shared else "ext", shared, size_bytes, 0, 0, hosts)
-
-    def kill_host(self, uuid: str) -> None:
-        """It stops. Its VMs count as running on it until it is declared dead, and its local SRs are out of reach."""
-        self.hosts[uuid] = replace(self.hosts[uuid], live=False)
-        for sr in self.srs.values():
-            self.srs[sr.uuid] = replace(sr, hosts=sr.hosts - {uuid})
-
-    def memory_used(self, host: str) -> int:
-        """By VMs that run or are paused there."""
-        return sum(vm.memory_bytes for vm in self.vms.values() if vm.host == host)
-
-    def sr_used(self, sr: str) -> int:
-        """By all disks, as if thick."""
-        return sum(disk.size_bytes for disk in self.disks.values() if disk.sr == sr)
-
-    def disk_of(self, disk_id: str) -> DiskFacts | None:
-        """The disk of that id."""
-        return next((disk for disk in self.disks.values() if disk.disk_id == disk_id), None)
-
-    def holders(self, disk_uuid: str) -> list[VmFacts]:
-        """VMs (not snapshots) that the disk is attached to."""
-        return [vm for vm in self.vms.values() if not vm.snapshot_id and any(d.disk == disk_uuid for d in vm.disks)]
-
-    def inventory(self) -> PoolInventory:
-        """All of it."""
-        hosts = tuple(
-            replace(h, memory_free_bytes=h.memory_total_bytes - self.memory_used(h.uuid)) for h in self.hosts.values()
-        )
-        srs = tuple(
-            replace(s, used_bytes=self.sr_used(s.uuid), virtual_bytes=self.sr_used(s.uuid)) for s in self.srs.values()
-        )
-        return PoolInventory(
-            self.uuid,
-            self.uuid,
-            "in memory",
-            hosts,
-            srs,
-            tuple(self.networks.values()),
-            tuple(self.disks.values()),
-            tuple(self.vms.values()),
-            self.templates,
-        )
 
 
 class MemoryHypervisor:
@@ -473,7 +394,7 @@ class MemoryHypervisor:
             and all(self._pool.disks[uuid].sr == sr for uuid, sr in moving.items())
         ):
             return
-        _check_arrival(self._pool, target, vm, migration, moving)
+        check_arrival(self._pool, target, vm, migration, moving)
         if moving and self._pool.migrating >= STORAGE_MIGRATIONS_MAX:
             raise TryAgain("three storage migrations run already", "TOO_MANY_STORAGE_MIGRATES")
         self._pool.migrating += bool(moving)
@@ -482,8 +403,8 @@ class MemoryHypervisor:
             progress(0.5)
             await self._step("migrate", "switch", server_id)
             current = self._need(server_id)
-            _check_arrival(self._pool, target, current, migration, moving)
-            _move(self._pool, target, current, migration, moving)
+            check_arrival(self._pool, target, current, migration, moving)
+            move_vm(self._pool, target, current, migration, moving)
         finally:
             self._pool.migrating -= bool(moving)
         await self._answer("migrate", server_id, None)
@@ -615,46 +536,3 @@ class MemoryHypervisor:
         if self._pool.memory_used(host) + vm.memory_bytes > facts.memory_total_bytes:
             self._pool.overruns += 1
             raise NextHost(f"host {host} has too little memory", "HOST_NOT_ENOUGH_FREE_MEMORY")
-
-
-def _check_arrival(
-    source: MemoryPool, target: MemoryPool, vm: VmFacts, migration: Migration, moving: dict[str, str]
-) -> None:
-    """Whether the VM can arrive. Raises NextHost, NextSr, WrongState."""
-    facts = target.hosts.get(migration.host)
-    if facts is None or not facts.live or not facts.enabled:
-        raise NextHost(f"host {migration.host} takes no servers", "HOST_DISABLED")
-    if vm.host and not source.hosts[vm.host].live:
-        raise WrongState(f"host {vm.host} is dead: nothing can leave it")
-    runs = vm.power in (PowerState.RUNNING, PowerState.PAUSED)
-    needed = vm.memory_bytes if runs and vm.host != migration.host else 0
-    if target.memory_used(migration.host) + needed > facts.memory_total_bytes:
-        target.overruns += 1
-        raise NextHost(f"host {migration.host} has too little memory", "HOST_NOT_ENOUGH_FREE_MEMORY")
-    for attached in vm.disks:
-        disk = source.disks[attached.disk]
-        sr = moving.get(attached.disk, disk.sr)
-        if sr not in target.srs or migration.host not in target.srs[sr].hosts:
-            raise NextSr(f"host {migration.host} does not reach SR {sr}", "VDI_NOT_IN_MAP")
-        if sr != disk.sr and target.sr_used(sr) + disk.size_bytes > target.srs[sr].size_bytes:
-            target.overruns += 1
-            raise NextSr(f"SR {sr} is full", "SR_FULL")
-
-
-def _move(source: MemoryPool, target: MemoryPool, vm: VmFacts, migration: Migration, moving: dict[str, str]) -> None:
-    """The switch-over, in one instant."""
-    runs = vm.power in (PowerState.RUNNING, PowerState.PAUSED)
-    kept = []
-    for attached in vm.disks:
-        disk = source.disks[attached.disk]
-        if attached.disk in moving:
-            content = source.contents.pop(disk.uuid, None)
-            del source.disks[disk.uuid]
-            disk = replace(disk, uuid=target.new_uuid("disk"), sr=moving[attached.disk])
-            target.disks[disk.uuid] = disk
-            if content is not None:
-                target.contents[disk.uuid] = content
-        kept.append(replace(attached, disk=disk.uuid))
-    del source.vms[vm.uuid]
-    uuid = vm.uuid if target is source else target.new_uuid("vm")
-    target.vms[uuid] = replace(vm, uuid=uuid, host=migration.host if runs else "", disks=tuple(kept))

@@ -3,13 +3,14 @@
 Problem: placement's `Inventory` is fast because it is changed in place, and it belongs to one thread; actions run in
 several, and other controllers claim, too.
 
-Idea: a lock, and three ways in which the picture changes: what the pools hold now (`follow`, every few seconds, which also
-reads all claims anew), what this controller claims (`TrackedClaims` tells each change at once), and a group's members
-before one of them is placed. What is stale beyond that the commit finds.
+Idea: a lock, and three ways in which the picture changes: what the pools hold now (`follow`, every few seconds, which
+now and then reads all claims anew), what this controller claims (`TrackedClaims` tells each change at once), and a
+group's members before one of them is placed. What is stale beyond that the commit finds.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from scheduler.claims.claim import (
     SrLimit,
     SrUsage,
 )
+from scheduler.errors import InventoryError, NoValidHost
 from scheduler.placement.evacuate import plan_evacuation
 from scheduler.placement.inventory import Inventory
 from scheduler.placement.moves import MovePlan, PlacedServer
@@ -36,6 +38,8 @@ from scheduler.placement.request import ServerRequest, VolumeRequest
 from scheduler.placement.resources import Host, Sr
 from scheduler.placement.settings import PlacementSettings
 
+RELOAD_S: Final = 15.0
+"""How often all claims are read anew: what others claim in between is found when a claim is committed."""
 FAILURE_MEMORY_S: Final = 600.0
 """How long a failed build weighs on a host."""
 
@@ -60,14 +64,36 @@ class RingChooser:
         self._lock = threading.RLock()
         self._inventory = Inventory((), (), seed=ring_seed)
         self._failures: deque[tuple[float, str]] = deque()
+        self._loaded_at = -math.inf
 
     def follow(self, hosts: Iterable[Host], srs: Iterable[Sr]) -> None:
-        """This is what there is from now on; all claims are read anew."""
-        inventory = Inventory(hosts, srs, seed=self._ring_seed)
+        """This is what there is from now on. Where only states and sizes have changed they are changed in place; all claims
+        are read anew when anything else has, and now and then, for what other controllers claim."""
+        hosts, srs = list(hosts), list(srs)
         with self._lock:
-            inventory.load(self._claims.all(), *self._claims.usage())
-            self._inventory = inventory
+            stale = self._monotonic() - self._loaded_at >= RELOAD_S
+            if stale or not self._update(hosts, srs):
+                inventory = Inventory(hosts, srs, seed=self._ring_seed)
+                inventory.load(self._claims.all(), *self._claims.usage())
+                self._inventory, self._loaded_at = inventory, self._monotonic()
             self._weigh_failures()
+
+    def _update(self, hosts: list[Host], srs: list[Sr]) -> bool:
+        """Change the picture in place; False where it has to be made anew."""
+        old_hosts = {host.host_id: host for host in self._inventory.hosts}
+        old_srs = {sr.sr_id: sr for sr in self._inventory.srs}
+        if old_hosts.keys() != {host.host_id for host in hosts} or old_srs.keys() != {sr.sr_id for sr in srs}:
+            return False
+        try:
+            for host in hosts:
+                if host != old_hosts[host.host_id]:
+                    self._inventory.update_host(host)
+            for sr in srs:
+                if sr != old_srs[sr.sr_id]:
+                    self._inventory.update_sr(sr)
+        except InventoryError:  # it has another place, or is reached by other hosts
+            return False
+        return True
 
     def apply(self, change: Change) -> None:
         """Claims have changed."""
@@ -84,12 +110,20 @@ class RingChooser:
         """Where a server goes. NoValidHost."""
         with self._lock:
             self._look_at_group(request)
-            return place(self._inventory, request, self._settings, seed=self._draw_seed)
+            try:
+                return place(self._inventory, request, self._settings, seed=self._draw_seed)
+            except NoValidHost:
+                self._reload()  # another controller may have let something go
+                return place(self._inventory, request, self._settings, seed=self._draw_seed)
 
     def place_volume(self, request: VolumeRequest) -> VolumePlacement:
         """Where a volume goes. NoValidSr."""
         with self._lock:
-            return place_volume(self._inventory, request, self._settings, seed=self._draw_seed)
+            try:
+                return place_volume(self._inventory, request, self._settings, seed=self._draw_seed)
+            except NoValidHost:
+                self._reload()
+                return place_volume(self._inventory, request, self._settings, seed=self._draw_seed)
 
     def explain(self, request: ServerRequest) -> Explanation:
         """The same with a verdict on every host."""
@@ -100,6 +134,7 @@ class RingChooser:
     def plan_evacuation(self, host_ids: Sequence[str], servers: Mapping[str, ServerRequest]) -> MovePlan:
         """How to empty these hosts of these servers."""
         with self._lock:
+            self._reload()
             placed = []
             for server_id, request in servers.items():
                 member = self._inventory.server(server_id)
@@ -116,6 +151,11 @@ class RingChooser:
         """All SRs."""
         with self._lock:
             return tuple(self._inventory.srs)
+
+    def _reload(self) -> None:
+        """Read all claims anew."""
+        self._loaded_at = -math.inf
+        self.follow(self._inventory.hosts, self._inventory.srs)
 
     def _look_at_group(self, request: ServerRequest) -> None:
         if request.membership is not None:

@@ -6,7 +6,7 @@ pool; and each pool can be away while the others work.
 Idea: `Pools` holds one `PoolLink` a pool and looks at each now and then. What it sees becomes records (a host that appears
 gets a device id, which it keeps for life), limits of claims, and an inventory for placement. The translation is pure
 (`hosts_of`, `srs_of`). What is not ours in a pool takes room like everything else: VMs without our mark are reserved memory,
-disks that no claim covers are foreign bytes.
+disks without it, and snapshots, are foreign bytes.
 
 Invariants: a pool that does not answer closes its hosts to new claims and changes nothing else; a host or SR that is gone
 from its pool keeps its record, closed, as long as a claim is on it.
@@ -178,13 +178,13 @@ def hosts_of(link: PoolLink, records: Mapping[str, HostRecord]) -> list[Host]:
     return found
 
 
-def srs_of(link: PoolLink, records: Mapping[str, SrRecord], claimed: Mapping[str, int]) -> list[Sr]:
-    """The pool's SRs for placement. `claimed`: virtual size by disk id of every disk that a claim covers."""
+def srs_of(link: PoolLink, records: Mapping[str, SrRecord]) -> list[Sr]:
+    """The pool's SRs for placement. Disks without our mark are foreign; so are snapshots, which no claim covers."""
     if link.inventory is None:
         return []
     foreign: dict[str, int] = {}
     for disk in link.inventory.disks:
-        if disk.disk_id not in claimed or disk.snapshot_of:
+        if not disk.disk_id or disk.snapshot_of:
             foreign[disk.sr] = foreign.get(disk.sr, 0) + disk.size_bytes
     found = []
     for facts in link.inventory.srs:

@@ -76,13 +76,11 @@ class Refresher:
         """Bring what was seen into records, limits and placement."""
         links = list(self.pools.links.values())
         host_records, sr_records = await self.database.transact(lambda c: _register(c, links))
-        claims = await self.database.block(lambda: list(self.claims.all()))
-        claimed = {disk.disk_id: disk.size_bytes for claim in claims for disk in claim.disks}
         hosts: list[Host] = []
         srs: list[Sr] = []
         for link in links:
             try:
-                its_hosts, its_srs = hosts_of(link, host_records), srs_of(link, sr_records, claimed)
+                its_hosts, its_srs = hosts_of(link, host_records), srs_of(link, sr_records)
             except (InventoryError, ValueError) as error:  # of that pool alone
                 link.problem = f"what it says makes no sense: {error}"
                 log.warning("a pool makes no sense", pool=link.record.name, reason=str(error))

@@ -22,7 +22,8 @@ from scheduler.hypervisor import (
     Unreachable,
     WrongState,
 )
-from scheduler.hypervisor_memory import MemoryHypervisor, MemoryPool
+from scheduler.hypervisor_memory import MemoryHypervisor
+from scheduler.pool_memory import MemoryPool
 
 GIB = 1 << 30
 

@@ -19,7 +19,7 @@ from sqlalchemy.pool import StaticPool
 from scheduler.claims.claim import Claims
 from scheduler.claims.memory import MemoryClaims
 from scheduler.hypervisor import ImageFormat, NetworkFacts
-from scheduler.hypervisor_memory import MemoryHypervisor, MemoryPool, no_fault
+from scheduler.hypervisor_memory import MemoryHypervisor, no_fault
 from scheduler.lifecycle.chooser import RingChooser, TrackedClaims
 from scheduler.lifecycle.controller import Controller, ControllerSettings
 from scheduler.lifecycle.database import Database
@@ -31,6 +31,7 @@ from scheduler.lifecycle.tools import Tools
 from scheduler.lifecycle.volume_operations import create_flavor, register_image
 from scheduler.metadata import METADATA
 from scheduler.placement.settings import PlacementSettings
+from scheduler.pool_memory import MemoryPool
 from scheduler.records import store
 from scheduler.records.types import ImageRecord, PoolRecord, ServerRecord, TaskRecord, VolumeRecord
 
@@ -164,7 +165,7 @@ class World:
 
     def tools(self, step: Step | None = None) -> tuple[Tools, RingChooser]:
         """What a controller of its own would have."""
-        chooser = RingChooser(self.claims, lambda: 0.0, settings=PlacementSettings(choice_count=1))
+        chooser = RingChooser(self.claims, trio.current_time, settings=PlacementSettings(choice_count=1))
         links = {
             record.id: PoolLink(
                 record, MemoryHypervisor(self.pools[record.id], step=step or self.step, peers=self.pools)
