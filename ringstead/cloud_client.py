@@ -29,6 +29,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 CONTROLLER: Final = "controller"
 PATIENCE_S: Final = 15.0
 """How long a controller that does not answer yet is waited for."""
+DEATHS_MAX: Final = 4
+"""One that has died so often is not waited for."""
 ANSWER_TIMEOUT_S: Final = 90.0
 WAIT_STEP_S: Final = 2.0
 
@@ -96,17 +98,21 @@ class Controller:
             lines = (path.parent.parent / "logs" / f"{CONTROLLER}.err").read_text(errors="replace").splitlines()
         except OSError:
             lines = []
-        if lines and self._may_come(path):
+        if lines and self._supervised(path):
             return f"the controller does not start: {lines[-1].removeprefix('ringstead: ')}"
         return f"no controller answers; is the cluster running? (`ringstead up`): {error}"
 
     def _may_come(self, path: Path) -> bool:
         """Whether a supervisor is about to start one: then its socket is worth waiting for."""
+        return any(deaths < DEATHS_MAX for deaths in self._supervised(path))
+
+    def _supervised(self, path: Path) -> list[int]:
+        """How often each controller of this machine's supervisor has died; those that are held down are left out."""
         try:
             services = ask(path.parent / "supervisor.control", "status", 5.0).get("services", [])
         except ClusterDown:
-            return False
-        return any(service["kind"] == CONTROLLER and service["state"] != "held" for service in services)
+            return []
+        return [each["deaths"] for each in services if each["kind"] == CONTROLLER and each["state"] != "held"]
 
     def follow(self, task: int, *, quiet: bool) -> dict[str, Any]:
         """Wait for a task, showing how far it is; its last state. Raises RingsteadError if it failed."""
