@@ -21,7 +21,7 @@ from typing import Any, Final
 from bench.dialects import Dialect, dialect_of
 from bench.load import Result, WrongAnswerError, run_plan, send_each
 from bench.plan import make_plan, object_name
-from bench.systems.base import NotSupported, System, wait_s
+from bench.systems.base import NotSupported, System, SystemFailed, wait_s
 from bench.verify import ask, verify
 from bench.workloads import KIB, Names, Workload
 
@@ -198,16 +198,19 @@ def compare(
 ) -> dict[str, dict[str, Series]]:
     """Title -> system -> its runs."""
     found: dict[str, dict[str, Series]] = {}
+    rebalanced: set[str] = set()
     for condition in dict.fromkeys(workload.condition for workload in workloads):
         chosen = [workload for workload in workloads if workload.condition == condition]
         for workload in chosen:
-            found[workload.title] = _compare_one(subjects, workload, condition, seconds, rounds)
+            found[workload.title] = _compare_one(subjects, workload, rebalanced, seconds, rounds)
     return found
 
 
 def _compare_one(
-    subjects: Sequence[Subject], workload: Workload, condition: str, seconds: float, rounds: int
+    subjects: Sequence[Subject], workload: Workload, rebalanced: set[str], seconds: float, rounds: int
 ) -> dict[str, Series]:
+    """Runs of one workload. `rebalanced` are the systems whose data has begun to move: that happens once."""
+    condition = workload.condition
     series = {subject.name: Series(workload) for subject in subjects}
     able = []
     for subject in subjects:
@@ -215,11 +218,14 @@ def _compare_one(
             subject.prepare(workload)
             if condition == "node-dead":
                 subject.system.kill_node()
+            elif condition == "rebalancing" and subject.name not in rebalanced:
+                rebalanced.add(subject.name)
+                subject.system.begin_rebalance()
             able.append(subject)
             subject.warm_up(workload, seconds)
-        except (NotSupported, WrongAnswerError) as error:
+        except (NotSupported, SystemFailed, WrongAnswerError) as error:
             series[subject.name].problem = str(error)
-            if isinstance(error, WrongAnswerError):
+            if not isinstance(error, NotSupported):
                 say(f"  {subject.name}: {error}")
     for _ in range(rounds):
         for subject in able:

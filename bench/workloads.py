@@ -100,6 +100,8 @@ CONDITIONS: Final = (
     replace(GET4K, title="GET 4 KiB, a node dead (32)", condition="node-dead"),
     replace(PUT4K, title="PUT 4 KiB, a node dead (32)", condition="node-dead"),
     of_size("DELETE", "4 KiB", 128),
+    replace(GET4K, title="GET 4 KiB, a zone joins (32)", condition="rebalancing"),
+    replace(PUT4K, title="PUT 4 KiB, a zone joins (32)", condition="rebalancing"),
 )
 
 MATRIX: Final = tuple(

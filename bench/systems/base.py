@@ -102,6 +102,10 @@ class System(ABC):
         """Let it come back."""
         raise NotSupported(f"{self.name}: no node to revive")
 
+    def begin_rebalance(self) -> None:
+        """Let a zone join, so that data moves while what follows is measured; for good. Raises NotSupported."""
+        raise NotSupported(f"{self.name}: no rebalance that runs by itself")
+
     def put_names(self, container: str, count: int) -> None:
         """Let an existing container list `n00000000`, `n00000001`, … without a request for each. Raises NotSupported."""
         raise NotSupported(f"{self.name}: names can only be made by requests")

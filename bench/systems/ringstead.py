@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -66,6 +67,13 @@ class Ringstead(System):
         """See System."""
         self._ask("release", name=self._storage_name())
         self._ask("wait", within_s=55.0)
+
+    def begin_rebalance(self) -> None:
+        """A fourth zone joins; data moves as fast as the daemons' rates allow."""
+        command = [sys.executable, "-m", "ringstead", "rebalance", "grow", "--zones", "4", "--data", str(self.data)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemFailed(f"{' '.join(command)}: {done.stderr}")
 
     def put_names(self, container: str, count: int) -> None:
         """Rows written into the devices while the cluster is down (see offline.py)."""
