@@ -24,6 +24,7 @@ from typing import Any
 from bench.limits import all_limits
 from bench.load import WrongAnswerError
 from bench.measure import Subject, compare, say
+from bench.others import run_parts
 from bench.plots import draw
 from bench.report import machine, markdown
 from bench.systems.base import NotInstalled, SystemFailed
@@ -48,6 +49,7 @@ def main() -> int:
     arguments.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="ringstead-bench-", dir=arguments.folder) as folder:
         report = run(Path(folder), workloads, arguments)
+    report["parts"] = run_parts() if arguments.parts else {}
     (arguments.output / "report.json").write_text(json.dumps(report, indent=1))
     text = markdown(report)
     (arguments.output / "report.md").write_text(text)
@@ -67,6 +69,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="counted runs of each workload on each system")
     parser.add_argument("--folder", type=Path, help="where the systems keep their data (the disk that is measured)")
     parser.add_argument("--output", type=Path, default=Path("bench-results"), help="folder for the report")
+    parser.add_argument("--parts", action="store_true", help="also ring, replication, audit, placement, wire: minutes")
     parser.add_argument("--list", action="store_true", help="show suites, workloads and systems")
     return parser.parse_args()
 

@@ -7,7 +7,8 @@ from this process, and lets a replicator that has one of them on its machine com
 
 - a round in which everything agrees: seconds, bytes on the wire;
 - one object that one replica has in another version: seconds and bytes until all agree again, beside its own size;
-- an empty device in the place of one: objects a second until it is full (of `--fill` objects, on devices of their own).
+- an empty device in the place of one: objects a second until it is full (of `--fill` objects, on devices of their own);
+- a pass of the auditor, unthrottled, over the device on its machine: entries and bytes a second.
 
 One process does everything, the servers' work included, so times are upper bounds. Bytes are those of requests and answers
 as they are packed.
@@ -26,6 +27,7 @@ from typing import Any
 import structlog
 import trio
 
+from replicator.auditor import Auditor, AuditorSettings
 from replicator.peers import Peers
 from replicator.replicator import Replicator, ReplicatorSettings
 from ring.builder import build_ring
@@ -180,6 +182,29 @@ async def filling(folder: Path, ring: Ring, count: int, wire: Wire) -> None:
     await with_replicator(folder, ring, (0, 1, 2), measure)
 
 
+async def auditing(folder: Path, ring: Ring, count: int, wire: Wire) -> None:
+    """The fourth figure."""
+
+    async def measure(replicator: Replicator, devices: dict[str, Device]) -> None:
+        auditor = Auditor(replicator.peers, AuditorSettings(entries_per_s=1e9, bytes_per_s=1e12))
+        began_s, cpu_s = time.perf_counter(), time.process_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(auditor.run)
+            while not auditor.statistics().passes:
+                await trio.sleep(0.05)  # noqa: ASYNC110 - it has no event for the end of a pass
+            nursery.cancel_scope.cancel()
+        took_s, cpu_s = time.perf_counter() - began_s, time.process_time() - cpu_s
+        found = auditor.statistics()
+        assert found.entries >= count
+        assert not found.rotten
+        print(
+            f"the auditor's pass over {found.entries:,} entries, {found.bytes:,} bytes: {found.entries / took_s:,.0f} "
+            f"entries/s, {cpu_s / found.entries * 1e6:.1f} us of CPU each"
+        )
+
+    await with_replicator(folder, ring, (0,), measure)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -200,7 +225,11 @@ def main() -> None:
                 began_s = time.perf_counter()
                 make(folder, ring, count, copies)
                 print(f"(made in {time.perf_counter() - began_s:.1f} s)")
-                trio.run(agreement if part == "same" else filling, folder, ring, count, wire)
+                if part == "fill":
+                    trio.run(filling, folder, ring, count, wire)
+                    continue
+                trio.run(agreement, folder, ring, count, wire)
+                trio.run(auditing, folder, ring, count, wire)
 
 
 if __name__ == "__main__":

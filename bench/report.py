@@ -58,6 +58,7 @@ def markdown(report: dict[str, Any]) -> str:
         _ratios(report),
         _against_limits(report),
     ]
+    parts += [f"## {title}\n\n```\n{text}\n```" for title, text in report.get("parts", {}).items()]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
