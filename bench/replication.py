@@ -190,8 +190,8 @@ async def auditing(folder: Path, ring: Ring, count: int, wire: Wire) -> None:
         began_s, cpu_s = time.perf_counter(), time.process_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(auditor.run)
-            while not auditor.statistics().passes:
-                await trio.sleep(0.05)  # noqa: ASYNC110 - it has no event for the end of a pass
+            while not auditor.statistics().passes:  # noqa: ASYNC110 - it has no event for the end of a pass
+                await trio.sleep(0.05)
             nursery.cancel_scope.cancel()
         took_s, cpu_s = time.perf_counter() - began_s, time.process_time() - cpu_s
         found = auditor.statistics()
