@@ -70,7 +70,8 @@ def coarse_clock() -> trio.testing.MockClock:
         wait_s = trio.lowlevel.current_statistics().seconds_to_next_deadline
         if 0 < wait_s < math.inf:
             now_s = clock.current_time()
-            clock.jump(max(wait_s, math.ceil((now_s + wait_s) / GRID_S - 1e-6) * GRID_S - now_s))
+            # At least a nanosecond: less may be lost in a float, and the clock would stand still for good.
+            clock.jump(max(wait_s, 1e-9, math.ceil((now_s + wait_s) / GRID_S - 1e-6) * GRID_S - now_s))
 
     clock._autojump = jump  # type: ignore[method-assign]  # it can't be subclassed
     return clock
