@@ -174,10 +174,16 @@ def _check_owner(claim: Claim, claims: tuple[Claim, ...]) -> None:
     unknown = {disk.disk_id for disk in claim.disks} - {disk.disk_id for disk in held.disks}
     if unknown:
         raise ClaimStateError(f"{claim.owner} holds no disk {min(unknown)} that could move")
-    if (claim.project, claim.membership) != (held.project, held.membership) or (claim.host is None) != (
-        held.host is None
-    ):
-        raise ClaimStateError(f"{claim.owner}: a move changes neither project nor group nor what the owner is")
+    # A larger target would be held when the move is finished, and no quota was asked then.
+    if (claim.project, claim.membership, _size(claim)) != (held.project, held.membership, _size(held)):
+        raise ClaimStateError(
+            f"{claim.owner}: a move changes neither project nor group nor what the owner is, nor its size"
+        )
+
+
+def _size(claim: Claim) -> tuple[int, int] | None:
+    """Memory in MiB and vCPUs of a server, None for a volume."""
+    return None if claim.host is None else (claim.host.memory_mib, claim.host.vcpus)
 
 
 def _check_group(claim: Claim, batch: Batch, view: View) -> None:

@@ -99,6 +99,27 @@ def clouds(draw) -> tuple[list[Host], list[Sr]]:
     return hosts, srs
 
 
+@st.composite
+def crowded_clouds(draw) -> tuple[list[Host], list[Sr]]:
+    """Two to four hosts and two or three SRs that a few servers fill, nearly all of them open."""
+    count = draw(st.integers(2, 4))
+    hosts = [
+        host(
+            number,
+            memory_mib=draw(st.sampled_from([2048, 4096])),
+            pcpus=2,
+            vcpu_ratio=draw(st.sampled_from([1.0, 2.0])),
+            enabled=not draw(SELDOM),
+        )
+        for number in range(count)
+    ]
+    srs = [
+        sr(number, draw(st.sampled_from([tuple(range(count)), (0,), (1,)])), gib=draw(st.sampled_from([8, 16])))
+        for number in range(draw(st.integers(2, 3)))
+    ]
+    return hosts, srs
+
+
 def requests(hosts: list[Host], srs: list[Sr], server_ids: st.SearchStrategy[str]) -> st.SearchStrategy[ServerRequest]:
     """Requests of every kind that fit a cloud, most of them small."""
     some_trait = st.frozensets(st.sampled_from(TRAITS), max_size=1)
