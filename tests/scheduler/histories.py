@@ -154,6 +154,7 @@ class Histories(RuleBasedStateMachine):
         self.allowed: dict[str, tuple[int, int]] = {}
         self.knows_limits = [True] * SCHEDULERS
         self.key_count = 0
+        self.may_be_split: set[str] = set()
         self.claim_blindly(full, 0)
 
     def new_scheduler(self, number: int) -> Booking:
@@ -333,6 +334,9 @@ class Histories(RuleBasedStateMachine):
         else:
             change = claims.abort_move(owners)
             for name in owners:
+                membership = self.model[name][0].membership
+                if len(self.model[name]) == 2 and membership is not None and membership.policy is Policy.AFFINITY:
+                    self.may_be_split.add(membership.group_id)
                 del self.model[name][1:]
         self.schedulers[which].inventory.apply(change)
 
@@ -482,7 +486,10 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def policies_hold(self):
-        """No two members of an anti-affinity group meet; an affinity group is together."""
+        """No two members of an anti-affinity group meet; an affinity group is together, unless a move was aborted.
+
+        Who joined it at the target of that move stays there; nobody else joins until it is together again.
+        """
         if not hasattr(self, "claims"):
             return
         apart: dict[tuple[str, str], str] = {}
@@ -496,7 +503,8 @@ class Histories(RuleBasedStateMachine):
                     assert apart.setdefault((group, claim.host.host_id), owner) == owner
             if claims[-1].membership is not None and claims[-1].membership.policy is Policy.AFFINITY:
                 together.setdefault(claims[-1].membership.group_id, set()).add(claims[-1].host.host_id)
-        assert all(len(hosts) == 1 for hosts in together.values())
+        self.may_be_split &= {group for group, hosts in together.items() if len(hosts) > 1}
+        assert all(len(hosts) == 1 for group, hosts in together.items() if group not in self.may_be_split)
 
     @invariant()
     def quota_holds(self):

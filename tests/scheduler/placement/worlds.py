@@ -114,7 +114,7 @@ def crowded_clouds(draw) -> tuple[list[Host], list[Sr]]:
         for number in range(count)
     ]
     srs = [
-        sr(number, draw(st.sampled_from([tuple(range(count)), (0,), (1,)])), gib=draw(st.sampled_from([8, 16])))
+        sr(number, draw(st.sampled_from([tuple(range(count)), (0,), (1,)])), gib=draw(st.sampled_from([4, 10])))
         for number in range(draw(st.integers(2, 3)))
     ]
     return hosts, srs
