@@ -13,7 +13,7 @@ import boto3
 import pytest
 from boto3.s3.transfer import TransferConfig
 
-from bench.system import tree_of
+from bench.systems.usage import tree_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -49,7 +49,7 @@ class _Pattern:
 def rss_peaks(root: int) -> dict[int, int]:
     """The largest resident size so far of each process of a tree, in bytes."""
     peaks = {}
-    for process in tree_of(root):
+    for process in tree_of([root]):
         with open(f"/proc/{process}/status") as file:
             for line in file:
                 if line.startswith("VmHWM:"):
