@@ -22,7 +22,6 @@ those over SRs one more, the last, that stands for no SR; `check()` computes all
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -30,9 +29,10 @@ from numpy.typing import NDArray
 
 from ring.topology import ZONE_MAX
 from ring.walk import WalkOrder
-from scheduler.claims.claim import Change, Claim, HostUsage, Role, SrUsage
+from scheduler.claims.claim import Change, Claim, HostUsage, SrUsage
 from scheduler.errors import InventoryError
-from scheduler.placement.request import Policy, ServerRequest
+from scheduler.placement.members import Member, Members
+from scheduler.placement.request import ServerRequest
 from scheduler.placement.resources import Host, Sr, Zone
 from scheduler.placement.settings import RING_POSITIONS
 
@@ -49,24 +49,6 @@ _HEAD = 2 * RING_POSITIONS
 """Hosts of a walk that are kept: enough for the members of a usual group."""
 _HEADS_MAX = 1 << 14
 """Beginnings of walks that are kept: a few MiB."""
-
-
-@dataclass(slots=True)
-class Member:
-    """Where a member of a server group is: host ids, None where it holds none of that role."""
-
-    held: str | None = None
-    target: str | None = None
-
-    @property
-    def host_ids(self) -> tuple[str, ...]:
-        """The hosts that it has a claim on."""
-        return tuple(host_id for host_id in (self.held, self.target) if host_id is not None)
-
-    @property
-    def settles_on(self) -> str | None:
-        """The host that it will be on when all moves are done."""
-        return self.target if self.target is not None else self.held
 
 
 class Inventory:
@@ -98,8 +80,7 @@ class Inventory:
         self.sr_generations = [0] * len(self.srs)
         self.failures: dict[int, int] = {}
         """Recent failed builds by host index."""
-        self.groups: dict[str, dict[str, Member]] = {}
-        self._servers: dict[str, Member] = {}
+        self.members = Members()
         self._set_reach()
         self._largest: dict[str | None, tuple[Amounts, Amounts]] = {}
         for index, host in enumerate(self.hosts):
@@ -119,11 +100,7 @@ class Inventory:
         twin.host_generations, twin.sr_generations = list(self.host_generations), list(self.sr_generations)
         twin.failures = dict(self.failures)
         twin._closed_hosts, twin._closed_srs = set(self._closed_hosts), set(self._closed_srs)
-        twin._servers = {name: replace(member) for name, member in self._servers.items()}
-        twin.groups = {
-            group_id: {name: replace(member) for name, member in members.items()}
-            for group_id, members in self.groups.items()
-        }
+        twin.members = self.members.copy()
         return twin
 
     # ------------------------------------------------------------------------------------------------- what changes
@@ -131,30 +108,27 @@ class Inventory:
     def apply(self, change: Change) -> None:
         """What a call to the claims changed."""
         for claim in change.gone:
-            self._note(claim, present=False)
+            self.members.note(claim, present=False)
         for claim in change.claims:
-            self._note(claim, present=True)
+            self.members.note(claim, present=True)
         self.refresh(change.hosts, change.srs)
 
     def load(self, claims: Iterable[Claim], hosts: Iterable[HostUsage], srs: Iterable[SrUsage]) -> None:
         """Forget what is claimed and take it from here: all that there is."""
-        self._servers.clear()
-        self.groups.clear()
-        for claim in claims:
-            self._note(claim, present=True)
+        self.members.load(claims)
         self.refresh(hosts, srs)
 
     def add(self, claims: Iterable[Claim]) -> None:
         """Suppose that these claims were made, too. For plans: generations stay as they are."""
         for claim in claims:
             self._take(claim, 1)
-            self._note(claim, present=True)
+            self.members.note(claim, present=True)
 
     def subtract(self, claims: Iterable[Claim]) -> None:
         """Suppose that these claims were let go of. For plans: generations stay as they are."""
         for claim in claims:
             self._take(claim, -1)
-            self._note(claim, present=False)
+            self.members.note(claim, present=False)
 
     def refresh(self, hosts: Iterable[HostUsage] = (), srs: Iterable[SrUsage] = ()) -> None:
         """Limits and usage of these, as the claims have them. Those that are not in the inventory are passed over."""
@@ -180,15 +154,15 @@ class Inventory:
 
     def refresh_members(self, group_id: str, claims: Iterable[Claim]) -> None:
         """The claims of a server group, as those who keep them have it: all of them."""
-        self.groups.pop(group_id, None)
+        self.members.groups.pop(group_id, None)
         for claim in claims:
-            self._note(claim, present=True)
+            self.members.note(claim, present=True)
 
     def refresh_owner(self, owner: str, claims: Iterable[Claim]) -> None:
         """What an owner holds, as those who keep the claims have it: all of it."""
-        self._servers.pop(owner, None)
+        self.members.servers.pop(owner, None)
         for claim in claims:
-            self._note(claim, present=True)
+            self.members.note(claim, present=True)
 
     def close(self, resource_ids: Iterable[str]) -> None:
         """The claims know nothing of these hosts and SRs: nothing is put there until `refresh` brings them back."""
@@ -238,16 +212,11 @@ class Inventory:
 
     def server(self, server_id: str) -> Member | None:
         """Where a server is, None if it has no claim here."""
-        return self._servers.get(server_id)
+        return self.members.servers.get(server_id)
 
     def others(self, request: ServerRequest) -> Mapping[str, Member]:
         """The other members of the request's group, by server id."""
-        if request.membership is None:
-            return {}
-        members = self.groups.get(request.membership.group_id, {})
-        if request.server_id not in members:
-            return members
-        return {server_id: member for server_id, member in members.items() if server_id != request.server_id}
+        return self.members.others(request)
 
     def generations(self, host_id: str | None, sr_ids: Iterable[str]) -> dict[str, int]:
         """The generations that the picture has of a host and SRs."""
@@ -406,28 +375,6 @@ class Inventory:
         for index in touched:
             self._set_largest(index)
 
-    def _note(self, claim: Claim, *, present: bool) -> None:
-        if claim.host is None:
-            return
-        host_id = claim.host.host_id if present else None
-        servers = [self._servers]
-        if claim.membership is not None:
-            servers.append(self.groups.setdefault(claim.membership.group_id, {}))
-        for members in servers:
-            member = members.get(claim.owner)
-            if member is None:
-                if not present:
-                    continue
-                member = members[claim.owner] = Member()
-            if claim.role is Role.HELD:
-                member.held = host_id
-            else:
-                member.target = host_id
-            if member.held is None and member.target is None:
-                del members[claim.owner]
-        if claim.membership is not None and not self.groups[claim.membership.group_id]:
-            del self.groups[claim.membership.group_id]
-
     def _set_room(self, index: int) -> None:
         memory, vcpus = int(self.memory_limit[index]), int(self.vcpus_limit[index])
         free = max(int(self.memory_free[index]), 0) / memory if memory else 0.0
@@ -488,13 +435,3 @@ class Inventory:
 def zone_number(zone: Zone) -> int:
     """A zone as one number, the same always."""
     return zone[0] * (ZONE_MAX + 1) + zone[1]
-
-
-def hosts_open_to(policy: Policy, others: Mapping[str, Member]) -> tuple[set[str] | None, set[str]]:
-    """(the only hosts that a further member may be on, or None for any; the hosts that it must not be on)."""
-    if policy is Policy.ANTI_AFFINITY:
-        return None, {host_id for member in others.values() for host_id in member.host_ids}
-    if policy is Policy.AFFINITY and others:
-        settled = {member.settles_on for member in others.values()}
-        return ({host_id for host_id in settled if host_id is not None} if len(settled) == 1 else set()), set()
-    return None, set()
