@@ -21,9 +21,9 @@ from scheduler.placement.inventory import (
     NOTHING,
     Inventory,
     Mask,
-    zone_number,
 )
 from scheduler.placement.members import Member, hosts_open_to
+from scheduler.placement.reach import zone_number
 from scheduler.placement.request import Disk, Nearness, Policy, ServerRequest
 from scheduler.placement.resources import Host, zone_name
 

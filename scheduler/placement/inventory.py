@@ -27,11 +27,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ring.topology import ZONE_MAX
 from ring.walk import WalkOrder
 from scheduler.claims.claim import Change, Claim, HostUsage, SrUsage
 from scheduler.errors import InventoryError
 from scheduler.placement.members import Member, Members
+from scheduler.placement.reach import Reach
 from scheduler.placement.request import ServerRequest
 from scheduler.placement.resources import Host, Sr, Zone
 from scheduler.placement.settings import RING_POSITIONS
@@ -81,7 +81,9 @@ class Inventory:
         self.failures: dict[int, int] = {}
         """Recent failed builds by host index."""
         self.members = Members()
-        self._set_reach()
+        self._reach = Reach(self.hosts, self.srs, self.host_index)
+        self.zones = self._reach.zones
+        """Each host's availability zone as one number."""
         self._largest: dict[str | None, tuple[Amounts, Amounts]] = {}
         for index, host in enumerate(self.hosts):
             self.memory_limit[index] = self.memory_free[index] = host.memory_limit_mib
@@ -254,7 +256,7 @@ class Inventory:
         found = self._image_hosts.get(image_id)
         if found is None:
             having = [index for index, sr in enumerate(self.srs) if image_id in sr.image_ids]
-            reached = [self._reached_by[index] for index in having]
+            reached = [self._reach.reached_by[index] for index in having]
             found = np.unique(np.concatenate(reached)) if reached else np.zeros(0, dtype=np.intp)
             self._image_hosts[image_id] = found
         return found
@@ -278,15 +280,15 @@ class Inventory:
 
     def in_zone(self, zone: Zone) -> tuple[int, ...]:
         """The SRs of an availability zone."""
-        return self._srs_in_zone.get(zone, ())
+        return self._reach.in_zone.get(zone, ())
 
     def reached_by(self, sr_index: int) -> Indexes:
         """The hosts that reach an SR."""
-        return self._reached_by[sr_index]
+        return self._reach.reached_by[sr_index]
 
     def in_reach(self, host_index: int) -> tuple[int, ...]:
         """The SRs that a host reaches."""
-        return self._in_reach[host_index]
+        return self._reach.in_reach[host_index]
 
     def host_is_open(self, host_index: int) -> bool:
         """Whether new servers may come to a host, by the pool and by the claims."""
@@ -327,27 +329,6 @@ class Inventory:
         if clash:
             raise InventoryError(f"{min(clash)} is the id of a host and of an SR")
 
-    def _set_reach(self) -> None:
-        """Which host reaches which SR, both ways; for vectors as a table with a row per host, filled up with no SR."""
-        in_reach: list[list[int]] = [[] for _ in self.hosts]
-        self._reached_by: list[Indexes] = []
-        for sr_index, sr in enumerate(self.srs):
-            reached = sorted(self.host_index[host_id] for host_id in sr.host_ids if host_id in self.host_index)
-            self._reached_by.append(np.array(reached, dtype=np.intp))
-            for host_index in reached:
-                in_reach[host_index].append(sr_index)
-        self._in_reach = [tuple(srs) for srs in in_reach]
-        in_zone: dict[Zone, list[int]] = {}
-        for sr_index, sr in enumerate(self.srs):
-            in_zone.setdefault(sr.zone, []).append(sr_index)
-        self._srs_in_zone = {zone: tuple(srs) for zone, srs in in_zone.items()}
-        self.zones = np.array([zone_number(host.zone) for host in self.hosts], dtype=np.int64)
-        """Each host's availability zone as one number."""
-        width = max((len(srs) for srs in self._in_reach), default=0) or 1
-        self._reach_table: Indexes = np.full((len(self.hosts), width), len(self.srs), dtype=np.intp)
-        for host_index, srs in enumerate(self._in_reach):
-            self._reach_table[host_index, : len(srs)] = srs
-
     def _close_host(self, index: int, closed: bool) -> None:
         (self._closed_hosts.add if closed else self._closed_hosts.discard)(index)
         self._masks.clear()
@@ -383,16 +364,16 @@ class Inventory:
     def _set_largest(self, sr_index: int) -> None:
         """Bring what hosts may put on this SR up to date, for the volume types that anybody asked for."""
         sr = self.srs[sr_index]
-        reached = self._reached_by[sr_index]
+        reached = self._reach.reached_by[sr_index]
         for volume_type, (on_sr, for_host) in self._largest.items():
             if volume_type is not None and volume_type not in sr.volume_types:
                 continue
             on_sr[sr_index] = self._largest_disk(sr_index)
             if len(reached) == 1:
                 host_index = int(reached[0])
-                for_host[host_index] = max([int(on_sr[index]) for index in self._in_reach[host_index]])
+                for_host[host_index] = max([int(on_sr[index]) for index in self._reach.in_reach[host_index]])
             else:
-                for_host[reached] = on_sr[self._reach_table[reached]].max(axis=1)
+                for_host[reached] = on_sr[self._reach.table[reached]].max(axis=1)
 
     def _largest_disk(self, sr_index: int) -> int:
         sr = self.srs[sr_index]
@@ -414,7 +395,7 @@ class Inventory:
         for index, sr in enumerate(self.srs):
             if volume_type is None or volume_type in sr.volume_types:
                 on_sr[index] = self._largest_disk(index)
-        return on_sr, on_sr[self._reach_table].max(axis=1)
+        return on_sr, on_sr[self._reach.table].max(axis=1)
 
     def _make_mask(
         self, zone: Zone | None, required: frozenset[str], forbidden: frozenset[str], tags: frozenset[str]
@@ -430,8 +411,3 @@ class Inventory:
             ],
             dtype=bool,
         )
-
-
-def zone_number(zone: Zone) -> int:
-    """A zone as one number, the same always."""
-    return zone[0] * (ZONE_MAX + 1) + zone[1]
