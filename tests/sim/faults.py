@@ -241,6 +241,8 @@ class Faults:
             return
         await self._cluster.power_off(machine, "none")
         machine.disk.full = False
+        machine.disk.calls_to_live = None
+        machine.disk.fail_syncs = 0
         shutil.rmtree(machine.device_path)
         maker = Process(self._world, f"make {machine} again", machine)
         machine.disk.forget_all()
