@@ -90,6 +90,9 @@ async def _answer(line: bytes, operations: Mapping[str, Operation]) -> Answer:
         return {"error": str(error)}
     except (KeyError, TypeError, ValueError) as error:
         return {"error": f"bad request: {error!r}"}
+    except Exception as error:  # a defect in one operation is no reason for the process to end
+        log.exception("an operation failed unforeseen", operation=request.get("do"))
+        return {"error": f"a defect: {type(error).__name__}: {error}"}
 
 
 async def _receive_line(stream: trio.SocketStream, bytes_max: int) -> bytes:

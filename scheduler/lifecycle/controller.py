@@ -99,6 +99,8 @@ class Controller:
                 await self.refresher.look()
             except (DBAPIError, SchedulerError) as error:
                 log.warning("the pools could not be looked at", reason=str(error))
+            except Exception:  # a defect that one pool's words bring out must not end the work on all others
+                log.exception("looking at the pools failed unforeseen")
             await trio.sleep(self._settings.look_s)
 
     async def _keep_house(self) -> None:

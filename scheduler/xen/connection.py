@@ -64,6 +64,8 @@ class HostConnection(http.client.HTTPConnection):
         self._context = context
         self._deadline = deadline
         self._aborted = False
+        self._line: socket.socket | None = None
+        """The socket, also while an answer is read that ends the connection: `sock` is None then."""
 
     def extend(self, deadline: float) -> None:
         """A new deadline, for the next exchange."""
@@ -79,7 +81,8 @@ class HostConnection(http.client.HTTPConnection):
         return left
 
     def _arm(self) -> None:
-        self.sock.settimeout(self.remaining_s())
+        assert self._line is not None
+        self._line.settimeout(self.remaining_s())
 
     def connect(self) -> None:
         """Raises PoolUnreachable, CertificateRefused."""
@@ -89,12 +92,12 @@ class HostConnection(http.client.HTTPConnection):
             raw = socket.create_connection((where.host, where.port), timeout=within_s)
         except (OSError, UnicodeError) as error:
             raise PoolUnreachable(f"pool {pool}: cannot connect to {where}: {error}") from None
-        self.sock = raw  # before the handshake, so that `abort` reaches it
+        self.sock = self._line = raw  # before the handshake, so that `abort` reaches it
         try:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if where.scheme == "https":
                 raw.settimeout(min(self.remaining_s(), self._settings.connect_timeout_s))
-                self.sock = self._context.wrap_socket(raw, server_hostname=where.host)
+                self.sock = self._line = self._context.wrap_socket(raw, server_hostname=where.host)
                 self._compare_fingerprint()
             self._arm()
         except ssl.SSLCertVerificationError as error:
@@ -131,7 +134,7 @@ class HostConnection(http.client.HTTPConnection):
     def abort(self) -> None:
         """From any thread: whatever waits on this connection fails now."""
         self._aborted = True
-        held = self.sock
+        held = self._line
         if held is not None:
             try:
                 held.shutdown(socket.SHUT_RDWR)
@@ -142,7 +145,7 @@ class HostConnection(http.client.HTTPConnection):
         """The whole body. Raises NotXenApi if it is too long, and OSError or HTTPException if it breaks off."""
         pieces: list[bytes] = []
         total = 0
-        while True:
+        while not response.isclosed():
             self._arm()
             piece = response.read1(READ_BYTES)
             if not piece:

@@ -159,6 +159,8 @@ def test_the_demonstration(cloud: Cloud) -> None:
     after = cloud.server("web1")
     assert (before["zone"], after["zone"], after["state"]) == ("r1z1", "r1z2", "active")
     assert before["pool"] != after["pool"]
+    cloud.run("server", "pause", "web1", "--wait")  # its new pool knows it by now
+    cloud.run("server", "resume", "web1", "--wait")
     assert cloud.run("volume", "show", "data")["zone"] == "r1z2"
 
     # A host dies; its servers are started elsewhere in the pool, where their disks are.
@@ -313,7 +315,7 @@ def test_pools_that_cannot_be_used_are_refused(cloud: Cloud) -> None:
             ((*add, url, "--zone", "mars"), right, "'mars' is no zone"),
             ((*add, "http://127.0.1.9:1", "--zone", "z1"), right, "cannot connect"),
             ((*add, "ftp://127.0.0.1", "--zone", "z1"), right, "is no address"),
-            ((*add, nonsense, "--zone", "z1"), right, ""),
+            ((*add, nonsense, "--zone", "z1"), right, "is no Xen pool"),
             ((*add, tls.urls[0], "--zone", "z1"), right, "certificate"),
             ((*add, tls.urls[0], "--zone", "z1", "--fingerprint", "00" * 32), right, "certificate"),
             ((*add, tls.urls[0], "--zone", "z1", "--fingerprint", "zz"), right, "fingerprint"),
@@ -350,6 +352,7 @@ def _nonsense() -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b"<html>It works!</html>")

@@ -239,8 +239,11 @@ BOMB = (
             "<value>no list</value></member></struct>"
         ),
         rpc("<int>not a number</int>"),
+        b"HTTP/1.0 200 OK\r\n\r\n<html>It works!</html>",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 50\r\n\r\nhello",
     ],
-    ids=range(13),
+    ids=range(16),
 )
 async def test_nonsense(body: bytes) -> None:
     """What answers a login with something else is no Xen pool, and is told so with what it said."""
