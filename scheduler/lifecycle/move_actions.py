@@ -9,10 +9,21 @@ asked where the server is before one of the two is let go.
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlalchemy import Connection
 
 from scheduler.claims.claim import Batch, Claim, DiskShare, HostShare, Role
-from scheduler.hypervisor import Gone, Migration, PoolInventory, PowerAction, PowerState, Refused, VmFacts
+from scheduler.hypervisor import (
+    Gone,
+    HypervisorError,
+    Migration,
+    PoolInventory,
+    PowerAction,
+    PowerState,
+    Refused,
+    VmFacts,
+)
 from scheduler.lifecycle.machine import Event
 from scheduler.lifecycle.requests import move_request_of, parse_zone
 from scheduler.lifecycle.server_actions import STATES, commit_first, read_server
@@ -20,6 +31,9 @@ from scheduler.lifecycle.tools import Job, Outcome
 from scheduler.placement.placement import Candidate
 from scheduler.records import store
 from scheduler.records.types import ServerRecord, ServerState, SnapshotRecord, VolumeRecord
+
+ARRIVAL_LOOKS: Final = 5
+"""How often the new pool is looked at, ever more slowly, before a move is over without the server having been seen there."""
 
 
 async def claim_target(job: Job) -> Outcome:
@@ -150,8 +164,10 @@ def networks_between(source: PoolInventory, target: PoolInventory) -> dict[str, 
 async def settle_move(job: Job) -> Outcome:
     """The target is what it holds from now on."""
     server, volumes, _ = await read_server(job)
+    if not await _has_arrived(job) and job.task.attempt < ARRIVAL_LOOKS:
+        return Outcome(Event.AGAIN, f"server {server.name} is still arriving in its pool")
     owners = [server.id, *[volume.id for volume in volumes if (await job.holds(volume.id))[0] is not None]]
-    settled = await job.tools.database.block(lambda: job.tools.claims.finish_move(owners))
+    settled = await job.tools.database.block(lambda: job.tools.claims.finish_move(owners, guard=job.fenced))
     data = job.task.data
     places = {claim.owner: claim.disks[0].sr_id for claim in settled.claims if claim.host is None and claim.disks}
     changes: dict[str, object] = {"host_id": data["host"], "pool_id": data["pool"], "fault": ""}
@@ -168,6 +184,17 @@ async def settle_move(job: Job) -> Outcome:
     return Outcome(changes=[note])
 
 
+async def _has_arrived(job: Job) -> bool:
+    """Whether its new pool knows it as the server, so that the next order finds it: a look lets in who has come from another
+    pool. A pool that is silent now is not waited for: the move is over all the same."""
+    data = job.task.data
+    try:
+        inventory = await job.tools.pools.look(str(data["pool"]), fresh=data["pool"] != data["from_pool"])
+    except HypervisorError:
+        return True
+    return any(vm.server_id == job.task.subject and not vm.snapshot_id for vm in inventory.vms)
+
+
 async def abort_move(job: Job) -> Outcome:
     """Let go of the target, unless the server turns out to be there."""
     server, volumes, _ = await read_server(job)
@@ -179,7 +206,7 @@ async def abort_move(job: Job) -> Outcome:
         if there and not await disks_to_move(job, server, volumes, inventory, vm):
             return Outcome(Event.ARRIVED, data={"power": vm.power.value})
     owners = [server.id, *(volume.id for volume in volumes)]
-    await job.tools.database.block(lambda: job.tools.claims.abort_move(owners))
+    await job.tools.database.block(lambda: job.tools.claims.abort_move(owners, guard=job.fenced))
     return Outcome()
 
 

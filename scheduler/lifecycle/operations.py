@@ -29,8 +29,10 @@ from scheduler.records import store, tables
 from scheduler.records.types import (
     FlavorRecord,
     GroupRecord,
+    HostRecord,
     ImageRecord,
     ImageState,
+    PoolRecord,
     ServerRecord,
     ServerState,
     SnapshotRecord,
@@ -264,7 +266,22 @@ def migrate_server(
     if server.host_id in to_hosts and len(to_hosts) == 1:
         raise RequestError(f"server {server.name} is on that host already")
     zone = check_zone(desk, to_zone)
+    _check_snapshots_stay(desk, server, to_hosts, zone)
     return server, desk.submit("migrate", server.id, server.project, to_hosts=list(to_hosts), to_zone=zone)
+
+
+def _check_snapshots_stay(desk: Desk, server: ServerRecord, to_hosts: Sequence[str], zone: str) -> None:
+    """A server with snapshots is not asked to leave its pool, which it cannot. RequestError."""
+    count = store.count_of(desk.connection, SnapshotRecord, server_id=server.id)
+    pool = store.find(desk.connection, PoolRecord, server.pool_id)
+    if not count or pool is None:
+        return
+    hosts = [store.find(desk.connection, HostRecord, host) for host in to_hosts]
+    elsewhere = any(host is not None and host.pool_id != pool.id for host in hosts)
+    if elsewhere or zone not in ("", zone_name((pool.region, pool.zone))):
+        raise RequestError(
+            f"server {server.name} has {count} snapshots, with which it cannot leave pool {pool.name}; delete them first"
+        )
 
 
 def snapshot_server(desk: Desk, name: str, project: str, snapshot: str) -> tuple[ServerRecord, TaskRecord, str]:
