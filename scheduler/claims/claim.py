@@ -26,14 +26,17 @@ a project's held claims are within its quota, unless that was lowered since.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from scheduler.errors import RequestError
 from scheduler.placement.request import Membership
 from scheduler.placement.resources import Host, Sr
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 
 class Role(Enum):
@@ -214,6 +217,11 @@ class ProjectUsage:
     disk_bytes: int = 0
 
 
+Guard = Callable[["Connection | None"], None]
+"""What a change of claims depends on beside the claims: it is called in the change's own transaction, before anything is
+read, and raises where the change must not be made. Claims that are in no database call it with None."""
+
+
 class Claims(Protocol):
     """Who keeps the claims. Calls block (they belong in a worker thread where a database is behind them); thread-safe."""
 
@@ -225,11 +233,12 @@ class Claims(Protocol):
         """
         ...
 
-    def release(self, owners: Iterable[str]) -> Change:
-        """Let go of all that these owners hold, both roles, at once. Owners without claims are no error."""
+    def release(self, owners: Iterable[str], *, guard: Guard | None = None) -> Change:
+        """Let go of all that these owners hold, both roles, at once. Owners without claims are no error. What `guard` raises
+        is raised, and nothing is changed."""
         ...
 
-    def finish_move(self, owners: Iterable[str]) -> Change:
+    def finish_move(self, owners: Iterable[str], *, guard: Guard | None = None) -> Change:
         """Make the targets of these owners what they hold, and let go of what they held; at once.
 
         Owners that hold and have no target are left as they are (so it can be repeated). ClaimStateError for one that
@@ -237,7 +246,7 @@ class Claims(Protocol):
         """
         ...
 
-    def abort_move(self, owners: Iterable[str]) -> Change:
+    def abort_move(self, owners: Iterable[str], *, guard: Guard | None = None) -> Change:
         """Let go of the targets of these owners, at once. Owners without a target are no error."""
         ...
 

@@ -14,6 +14,7 @@ from scheduler.claims.claim import (
     Batch,
     Change,
     Claim,
+    Guard,
     HostLimit,
     HostUsage,
     ProjectUsage,
@@ -86,8 +87,10 @@ class MemoryClaims:
             self._keys[batch.key] = (batch, self._now_s())
             return self._write(outcome, claims=batch.claims)
 
-    def release(self, owners: Iterable[str]) -> Change:
+    def release(self, owners: Iterable[str], *, guard: Guard | None = None) -> Change:
         """Let go of all that these owners hold, at once. See `Claims.release`."""
+        if guard is not None:
+            guard(None)
         with self._lock:
             gone = [claim for owner in dict.fromkeys(owners) for claim in self._claims.get(owner, ())]
             outcome = change(gone, (), self)
@@ -101,8 +104,10 @@ class MemoryClaims:
                         self._groups.pop(claim.membership.group_id, None)
             return self._write(outcome, gone=gone)
 
-    def finish_move(self, owners: Iterable[str]) -> Change:
+    def finish_move(self, owners: Iterable[str], *, guard: Guard | None = None) -> Change:
         """Make targets what is held. See `Claims.finish_move`."""
+        if guard is not None:
+            guard(None)
         with self._lock:
             owners = tuple(dict.fromkeys(owners))
             for owner in owners:
@@ -117,8 +122,10 @@ class MemoryClaims:
                 self._made_by[claim.owner] = self._made_by[claim.owner][1:]
             return self._write(outcome, claims=[self._claims[owner][0] for owner in owners], gone=gone)
 
-    def abort_move(self, owners: Iterable[str]) -> Change:
+    def abort_move(self, owners: Iterable[str], *, guard: Guard | None = None) -> Change:
         """Let go of targets. See `Claims.abort_move`."""
+        if guard is not None:
+            guard(None)
         with self._lock:
             owners = [owner for owner in dict.fromkeys(owners) if owner in self._claims]
             gone = [claim for owner in owners for claim in self._claims[owner] if claim.role is Role.TARGET]

@@ -38,6 +38,7 @@ from scheduler.claims.claim import (
     Batch,
     Change,
     Claim,
+    Guard,
     HostLimit,
     HostUsage,
     ProjectUsage,
@@ -112,7 +113,7 @@ class SqlClaims:
         assert waiting.answer is not None
         return waiting.answer
 
-    def release(self, owners: Iterable[str]) -> Change:
+    def release(self, owners: Iterable[str], *, guard: Guard | None = None) -> Change:
         """Let go of all that these owners hold, at once. See `Claims.release`."""
         wanted = tuple(dict.fromkeys(owners))
 
@@ -121,9 +122,9 @@ class SqlClaims:
             gone = [claim for owner in wanted for claim in picture.of(owner)]
             return write(connection, picture, change(gone, (), picture), gone)
 
-        return self._transact("release", work)
+        return self._transact("release", work, guard)
 
-    def finish_move(self, owners: Iterable[str]) -> Change:
+    def finish_move(self, owners: Iterable[str], *, guard: Guard | None = None) -> Change:
         """Make targets what is held. See `Claims.finish_move`."""
         wanted = tuple(dict.fromkeys(owners))
 
@@ -141,9 +142,9 @@ class SqlClaims:
             claims = tuple(now.get(owner) or picture.of(owner)[0] for owner in wanted)
             return Change(claims, done.gone, done.hosts, done.srs)
 
-        return self._transact("finish_move", work)
+        return self._transact("finish_move", work, guard)
 
-    def abort_move(self, owners: Iterable[str]) -> Change:
+    def abort_move(self, owners: Iterable[str], *, guard: Guard | None = None) -> Change:
         """Let go of targets. See `Claims.abort_move`."""
         wanted = tuple(dict.fromkeys(owners))
 
@@ -154,7 +155,7 @@ class SqlClaims:
             held = tuple(picture.of(owner)[0] for owner in wanted if picture.of(owner))
             return Change(held, done.gone, done.hosts, done.srs)
 
-        return self._transact("abort_move", work)
+        return self._transact("abort_move", work, guard)
 
     def grow(self, owner: str, disk_id: str, size_bytes: int) -> Change:
         """Make a held disk that large. See `Claims.grow`."""
@@ -287,11 +288,13 @@ class SqlClaims:
 
     # ------------------------------------------------------------------------------------------------------ inner works
 
-    def _transact(self, what: str, work: Callable[[Connection], T]) -> T:
+    def _transact(self, what: str, work: Callable[[Connection], T], guard: Guard | None = None) -> T:
         """Do it in a transaction, anew each time that another transaction was there first."""
         for _ in range(ATTEMPTS_MAX):
             try:
                 with self._engine.begin() as connection:
+                    if guard is not None:
+                        guard(connection)
                     return work(connection)
             except (Raced, IntegrityError):
                 continue

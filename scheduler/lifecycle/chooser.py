@@ -21,6 +21,7 @@ from scheduler.claims.claim import (
     Change,
     Claim,
     Claims,
+    Guard,
     HostLimit,
     HostUsage,
     ProjectUsage,
@@ -183,17 +184,17 @@ class TrackedClaims:
         """As `Claims`."""
         return self._tell(self._claims.commit(batch))
 
-    def release(self, owners: Iterable[str]) -> Change:
+    def release(self, owners: Iterable[str], *, guard: Guard | None = None) -> Change:
         """As `Claims`."""
-        return self._tell(self._claims.release(owners))
+        return self._tell(self._claims.release(owners, guard=guard))
 
-    def finish_move(self, owners: Iterable[str]) -> Change:
+    def finish_move(self, owners: Iterable[str], *, guard: Guard | None = None) -> Change:
         """As `Claims`."""
-        return self._tell(self._claims.finish_move(owners))
+        return self._tell(self._claims.finish_move(owners, guard=guard))
 
-    def abort_move(self, owners: Iterable[str]) -> Change:
+    def abort_move(self, owners: Iterable[str], *, guard: Guard | None = None) -> Change:
         """As `Claims`."""
-        return self._tell(self._claims.abort_move(owners))
+        return self._tell(self._claims.abort_move(owners, guard=guard))
 
     def grow(self, owner: str, disk_id: str, size_bytes: int) -> Change:
         """As `Claims`."""

@@ -223,7 +223,7 @@ async def pools_of(job: Job) -> list[Hypervisor]:
 
 async def release_server(job: Job) -> Outcome:
     """Let go of all that it holds."""
-    await job.tools.database.block(lambda: job.tools.claims.release([job.task.subject]))
+    await job.tools.database.block(lambda: job.tools.claims.release([job.task.subject], guard=job.fenced))
     host = str(job.task.data.get("host", ""))
     if job.task.kind == "build" and host:
         job.tools.chooser.note_failure(host)

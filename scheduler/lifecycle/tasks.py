@@ -120,8 +120,8 @@ def carry_on(connection: Connection, held: TaskRecord, after: TaskRecord, *, kee
 
 
 def is_held(connection: Connection, task: TaskRecord) -> bool:
-    """Whether the task's fence is still the one that it was taken with."""
-    return connection.execute(select(TASKS.c.id).where(_held(task))).one_or_none() is not None
+    """Whether the task's fence is still the one that it was taken with; until the transaction ends nobody can take it."""
+    return connection.execute(select(TASKS.c.id).where(_held(task)).with_for_update()).one_or_none() is not None
 
 
 def give_back_all(connection: Connection, owner: str) -> int:

@@ -34,6 +34,7 @@ from scheduler.hypervisor import (
     TryAgain,
     Unreachable,
 )
+from scheduler.lifecycle import tasks
 from scheduler.lifecycle.database import Database
 from scheduler.lifecycle.machine import Event
 from scheduler.lifecycle.pools import Pools
@@ -140,6 +141,15 @@ class Job:
         claims = await self.tools.database.block(lambda: self.tools.claims.of(owner))
         held = next((claim for claim in claims if claim.role is Role.HELD), None)
         return held, next((claim for claim in claims if claim.role is Role.TARGET), None)
+
+    def fenced(self, connection: Connection | None) -> None:
+        """A guard of changes of claims: LostLease where another controller has taken the task up, however long this one was
+        stopped just before. Looked up in the change's own transaction, where claims have one."""
+        if connection is None:
+            with self.tools.database.engine.begin() as own:
+                self.fenced(own)
+        elif not tasks.is_held(connection, self.task):
+            raise LostLease(f"task {self.task.id} has another fence than {self.task.fence}")
 
 
 _EVENTS: tuple[tuple[type[Exception], Event], ...] = (

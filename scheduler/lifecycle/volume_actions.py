@@ -106,7 +106,7 @@ async def delete_disk(job: Job) -> Outcome:
 
 async def release_volume(job: Job) -> Outcome:
     """Let go of its bytes."""
-    await job.tools.database.block(lambda: job.tools.claims.release([job.task.subject]))
+    await job.tools.database.block(lambda: job.tools.claims.release([job.task.subject], guard=job.fenced))
 
     def note(connection: Connection) -> None:
         store.change(connection, VolumeRecord, job.task.subject, sr_id="", pool_id="")

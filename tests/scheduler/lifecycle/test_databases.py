@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 from sqlalchemy import Engine
 from trio.testing import MockClock
 
 from scheduler.claims.sql import SqlClaims
-from scheduler.lifecycle import mend, operations, volume_operations
+from scheduler.lifecycle import mend, move_actions, operations, server_actions, tasks, volume_operations
 from scheduler.lifecycle.controller import Controller
+from scheduler.lifecycle.tools import Job, LostLease
 from scheduler.records.types import ServerRecord, TaskRecord, TaskState
 from tests.scheduler.lifecycle.invariants import check_settled
 from tests.scheduler.lifecycle.world import EPOCH_S, GIB, World
@@ -66,3 +68,36 @@ def test_two_controllers_share_a_database(engine: Engine) -> None:
     tasks = world.records(TaskRecord)
     assert all(task.state is TaskState.DONE for task in tasks), [task for task in tasks if task.error]
     check_settled(world)
+
+
+def test_a_controller_that_was_stopped_lets_go_of_nothing(engine: Engine) -> None:
+    """One that wakes after another has taken its task up changes no claim, however late it finds out."""
+    world = World(engine=engine, claims=SqlClaims(engine, lambda: EPOCH_S))
+    trio.run(_overtaken, world, clock=MockClock(autojump_threshold=0.02))
+
+
+async def _overtaken(world: World) -> None:
+    server, _ = world.create("one")
+    await (await world.hands()).run_until_idle()
+    held = world.claims.of(server.id)
+    assert held
+    world.ask(lambda desk: operations.delete_server(desk, "one", "demo"))
+
+    def take(owner: str, now_s: float) -> TaskRecord:
+        with world.engine.begin() as connection:
+            task = tasks.take(connection, owner, now_s, 20.0)
+        assert task is not None
+        return task
+
+    stopped = take("stopped", EPOCH_S)
+    later = take("later", EPOCH_S + 30.0)
+    assert (later.id, later.fence) == (stopped.id, stopped.fence + 1)
+    tools, _ = world.tools()
+    pool, host = world.server("one").pool_id, world.server("one").host_id
+    places = {"pool": pool, "from_pool": pool, "from": host, "host": "another"}
+    for action in (server_actions.release_server, move_actions.abort_move, move_actions.settle_move):
+        with pytest.raises(LostLease):
+            await action(Job(tools, tasks.with_data(stopped, places), lambda _: None))
+        assert world.claims.of(server.id) == held
+    await server_actions.release_server(Job(tools, later, lambda _: None))
+    assert world.claims.of(server.id) == ()
