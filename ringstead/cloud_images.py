@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from proxy.model import Manifest, NoSuchContainer, NoSuchObject, PutObjectRequest, Segment, StoreError
-from scheduler.hypervisor import ImageFormat, TryAgain
+from scheduler.hypervisor import ImageFormat, Refused, TryAgain
 from scheduler.lifecycle.tools import ImageUnreadable
+from scheduler.xen.images import disk_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -162,7 +163,8 @@ class _Pieces:
 
 
 def inspect_file(path: Path, image_format: str) -> tuple[ImageFormat, int, int]:
-    """Format, size of the file, and size of the disk in it. `auto` looks for a VHD's footer. OSError, ValueError."""
+    """Format, size of the file, and size of the disk in it. `auto` looks for a VHD's footer. OSError, ValueError, also for
+    a file whose head is another format's."""
     size_bytes = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(VHD_FOOTER_BYTES)
@@ -172,5 +174,10 @@ def inspect_file(path: Path, image_format: str) -> tuple[ImageFormat, int, int]:
     if image_format == "vhd" and footer is None:
         raise ValueError(f"{path} is no VHD: it has no footer that begins with {VHD_COOKIE.decode()}")
     if footer is None or image_format == "raw":
+        if size_bytes and footer is None:
+            try:
+                disk_bytes(head, size_bytes, "raw")
+            except Refused as error:
+                raise ValueError(str(error)) from error
         return "raw", size_bytes, -(-size_bytes // 512) * 512
     return "vhd", size_bytes, int.from_bytes(footer[48:56], "big")

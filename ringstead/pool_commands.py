@@ -266,10 +266,17 @@ def reconcile(fix: bool, data: Path, config: Path | None, as_json: bool) -> None
         if not found:
             click.echo("all is as it is recorded")
         for each in found:
-            end = "mended" if each["mended"] else each["obstacle"] or f"--fix would {each['remedy']}"
+            end = "mended" if each["mended"] else each["obstacle"] or _prospect(each["remedy"])
             click.echo(f"{each['kind']}: {each['text']} [{end}]")
     if left:
         click.get_current_context().exit(1)
+
+
+def _prospect(remedy: str) -> str:
+    """What would become of a difference that nobody has tried to mend yet."""
+    from scheduler.lifecycle.reconcile import Remedy
+
+    return f"left {remedy}" if remedy == Remedy.LOOK.value else f"--fix would {remedy}"
 
 
 @click.command()

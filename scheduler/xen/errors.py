@@ -202,6 +202,13 @@ _CODES: dict[type[HypervisorError], str] = {
 }
 
 
+_ADVICE = dict.fromkeys(
+    ("VM_LACKS_FEATURE", "VM_MISSING_PV_DRIVERS", "VM_OLD_PV_DRIVERS"),
+    ": the guest cannot be asked (it is still booting, or has no guest tools); --hard does without",
+)
+"""What a person can do, where the code alone does not say it."""
+
+
 def _by_code() -> dict[str, type[HypervisorError]]:
     table: dict[str, type[HypervisorError]] = {}
     for kind, codes in _CODES.items():
@@ -236,7 +243,7 @@ def failure(details: Sequence[object], pool: str) -> HypervisorError:
     if kind is SessionLost or params[:1] == ["session"]:
         params = []  # the parameter is the session, which is as good as the password
     shown = without_secrets(", ".join(param for param in params if param))
-    message = f"pool {pool}: {code}" + (f" ({shown})" if shown else "")
+    message = f"pool {pool}: {code}" + (f" ({shown})" if shown else "") + _ADVICE.get(code, "")
     if kind is WrongMaster:
         return WrongMaster(message, code, params[0] if params else "")
     return kind(message, code)

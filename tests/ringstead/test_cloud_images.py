@@ -86,3 +86,6 @@ def test_files_are_what_they_look_like(tmp_path: Path) -> None:
     path.write_bytes(b"x" * 1000)
     with pytest.raises(ValueError, match="no VHD"):
         inspect_file(path, "vhd")
+    path.write_bytes(b"QFI\xfb" + bytes(1000))
+    with pytest.raises(ValueError, match="a qcow2 image"):
+        inspect_file(path, "auto")

@@ -88,3 +88,8 @@ def test_nonsense_makes_an_error_too() -> None:
     """An empty or enormous description is no crash and no log full of it."""
     assert errors.failure([], "p1").code == "INTERNAL_ERROR"
     assert len(str(errors.failure(["SR_BACKEND_FAILURE_1", "x" * 100_000], "p1"))) < 1000
+
+
+def test_a_guest_that_cannot_be_asked_comes_with_advice() -> None:
+    """The code alone tells nobody that --hard is the way."""
+    assert "--hard" in str(errors.failure(["VM_LACKS_FEATURE", "OpaqueRef:1"], "p1"))
