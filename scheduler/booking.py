@@ -16,15 +16,16 @@ Invariants: after an exception nothing is claimed by this call; the picture only
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from scheduler.claims.claim import Batch, Change, Claim, Claims, DiskShare, HostShare, Role
-from scheduler.errors import Conflict, NoValidHost, NoValidSr
+from scheduler.errors import Conflict, KeyReused, NoValidHost, NoValidSr
 from scheduler.placement import reasons
 from scheduler.placement.inventory import Inventory
 from scheduler.placement.place import DEFAULTS, place, place_volume
 from scheduler.placement.placement import Candidate, DiskPlacement
-from scheduler.placement.request import ServerRequest, VolumeRequest
+from scheduler.placement.request import Disk, ServerRequest, VolumeRequest
 from scheduler.placement.settings import PlacementSettings
 
 ROUNDS_MAX = 8
@@ -73,7 +74,7 @@ class Booking:
             try:
                 placement = place(self.inventory, request, self.settings, seed=self._seed + round_)
             except NoValidHost:
-                made = self.claims.made(key)
+                made = self._made(request, key, role)
                 if made is not None:
                     return self._booked(request, made, tries)
                 if fresh:
@@ -105,7 +106,7 @@ class Booking:
             try:
                 placement = place_volume(self.inventory, request, self.settings, seed=self._seed + round_)
             except NoValidSr:
-                made = self.claims.made(key)
+                made = self._made(request, key)
                 if made is not None:
                     return self._booked(request, made, tries)
                 if fresh:
@@ -125,17 +126,29 @@ class Booking:
             fresh = False
         raise self._contended(f"volume {request.disk.disk_id}", tries, last)
 
+    def _made(self, request: ServerRequest | VolumeRequest, key: str, role: Role = Role.HELD) -> Change | None:
+        """What this request claimed under that key before, None if the key claimed nothing. KeyReused, KeySpent.
+
+        The claims compare what is asked when a batch is committed: so the request is offered once more, for the place that
+        it has.
+        """
+        made = self.claims.made(key)
+        if made is None:
+            return None
+        host_id = _host_in(made)
+        disks = _disks_in(made, _disks_of(request))
+        if disks is None or (host_id is None) is isinstance(request, ServerRequest):
+            raise KeyReused(f"idempotency key {key} was used for another claim; take a new key")
+        if isinstance(request, VolumeRequest):
+            return self.claims.commit(volume_batch(request, disks[0].sr_id, key))
+        assert host_id is not None
+        return self.claims.commit(batch_for(self.inventory, request, Candidate(host_id, 0.0, disks), key, role))
+
     def _booked(self, request: ServerRequest | VolumeRequest, change: Change, tries: int) -> Booked:
         self.inventory.apply(change)
-        hosts = [claim.host.host_id for claim in change.claims if claim.host is not None]
-        where = {disk.disk_id: disk.sr_id for claim in change.claims for disk in claim.disks}
-        disks = request.disks if isinstance(request, ServerRequest) else (request.disk,)
-        placed = []
-        for disk in disks:
-            sr_id = where.get(disk.disk_id) or disk.sr_id
-            assert sr_id is not None, f"disk {disk.disk_id} was claimed nowhere"
-            placed.append(DiskPlacement(disk.disk_id, sr_id, disk.sr_id if disk.sr_id != sr_id else None))
-        return Booked(hosts[0] if hosts else None, tuple(placed), change, tries)
+        disks = _disks_in(change, _disks_of(request))
+        assert disks is not None, "a disk was claimed nowhere"
+        return Booked(_host_in(change), disks, change, tries)
 
     def _learn(self, host_id: str | None, disks: tuple[DiskPlacement, ...], request: ServerRequest | None) -> None:
         """Take over what the claims say of what was just refused."""
@@ -169,6 +182,27 @@ class Booking:
             kind=reasons.CONTENDED,
             resource=last.resource if last is not None else "",
         )
+
+
+def _disks_of(request: ServerRequest | VolumeRequest) -> tuple[Disk, ...]:
+    return request.disks if isinstance(request, ServerRequest) else (request.disk,)
+
+
+def _host_in(change: Change) -> str | None:
+    """The host of the server that was claimed for, None if it was a volume alone."""
+    return next((claim.host.host_id for claim in change.claims if claim.host is not None), None)
+
+
+def _disks_in(change: Change, disks: Iterable[Disk]) -> tuple[DiskPlacement, ...] | None:
+    """Where these disks are after that change, None if one of them is nowhere."""
+    where = {disk.disk_id: disk.sr_id for claim in change.claims for disk in claim.disks}
+    placed = []
+    for disk in disks:
+        sr_id = where.get(disk.disk_id) or disk.sr_id
+        if sr_id is None:
+            return None
+        placed.append(DiskPlacement(disk.disk_id, sr_id, disk.sr_id if disk.sr_id != sr_id else None))
+    return tuple(placed)
 
 
 def batch_for(

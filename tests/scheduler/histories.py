@@ -360,11 +360,15 @@ class Histories(RuleBasedStateMachine):
         self.schedulers[which].inventory.apply(change)
 
     @precondition(lambda self: self.keys)
-    @rule(data=st.data(), which=WHICH)
-    def repeat(self, data, which):
-        """A request that succeeded once is said again, to either scheduler: it changes nothing."""
+    @rule(data=st.data(), which=WHICH, other=SELDOM)
+    def repeat(self, data, which, other):
+        """A request that succeeded once is said again, or another one with its key: it changes nothing."""
         key = data.draw(st.sampled_from(sorted(self.keys)))
         _, request, role, claims = self.keys[key]
+        if other and isinstance(request, VolumeRequest):
+            request = replace(request, disk=replace(request.disk, size_bytes=request.disk.size_bytes + GIB))
+        elif other:
+            request = replace(request, flavor=replace(request.flavor, vcpus=request.flavor.vcpus + 1))
         before = self.claims[0].usage()
         booking = self.schedulers[which]
         in_force = all(
@@ -376,13 +380,14 @@ class Histories(RuleBasedStateMachine):
                 booked = booking.book_volume(request, key)
             else:
                 booked = booking.book(request, key, role)
+            assert not other, f"key {key} answers for something else"
             assert in_force
             assert {claim.owner for claim in booked.change.claims} == {claim.owner for claim in claims}
             if not isinstance(request, VolumeRequest):
                 assert booked.host_id == claims[0].host.host_id
         except KeyReused:
             # What is asked depends on which disks had to move when it was asked; another picture may say otherwise.
-            assert role is Role.TARGET or any(disk.movable for disk in request.disks)
+            assert other or role is Role.TARGET or any(disk.movable for disk in request.disks)
         except KeySpent:
             pass
         assert self.claims[0].usage() == before
