@@ -12,13 +12,13 @@ from typing import Any, Final
 
 import trio
 
-from ringstead.cloud_views import plain, pool_view, server_view, volume_view
+from ringstead.cloud_views import plain, plan_view, pool_view, server_view, volume_view
 from ringstead.control import Answer, Operation
 from ringstead.controller_desk import Request, guarded, project_of
 from scheduler.claims.claim import Quota, Role
 from scheduler.errors import RequestError
 from scheduler.hypervisor import Hypervisor, HypervisorError, Unreachable
-from scheduler.lifecycle import mend, tasks
+from scheduler.lifecycle import level_actions, mend, tasks
 from scheduler.lifecycle.controller import Controller
 from scheduler.lifecycle.operations import Busy, Desk, InUse, check_name
 from scheduler.lifecycle.reconcile import Difference
@@ -58,6 +58,7 @@ class CloudDesk:
             "host.disable": self.host_disable,
             "host.enable": self.host_enable,
             "host.evacuate": self.host_evacuate,
+            "host.rebalance": self.host_rebalance,
             "az.list": self.az_list,
             "zone.show": self.zone_show,
             "zone.drain": self.zone_drain,
@@ -253,6 +254,26 @@ class CloudDesk:
         task = await self._controller.request(work)
         await self._controller.refresher.settle()
         return {"task": task, "hosts": [host.name for host in hosts]}
+
+    async def host_rebalance(self, request: Request) -> Answer:
+        """Level the load of all hosts, or of those of a zone among themselves. With `dry_run` the plan alone."""
+        zone = str(request.get("zone") or "")
+        records = await self._controller.read(lambda c: store.all_of(c, HostRecord))
+        hosts = await self._hosts_of(await self._zone(zone)) if zone else records
+        ids = [host.id for host in hosts]
+        await self._controller.refresher.look(fresh=True)
+        plan = await level_actions.plan_moves(self._controller.tools, ids)
+        names = {host.id: host.name for host in records}
+
+        def work(desk: Desk) -> Answer:
+            moves = plan_view(desk.connection, plan, names)
+            if request.get("dry_run") or not plan.moves:
+                return {**moves, "task": None}
+            if tasks.open_task(desk.connection, "level") is not None:
+                raise Busy("load is being levelled already; `ringstead task list` shows it")
+            return {**moves, "task": desk.submit("level", "level", project_of({}), hosts=ids).id}
+
+        return await self._controller.request(work)
 
     # --------------------------------------------------------------------------------------------------------------- zones
 

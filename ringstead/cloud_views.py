@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 from scheduler.lifecycle import tasks
 from scheduler.lifecycle.machine import MACHINES
 from scheduler.lifecycle.pools import PoolLink
+from scheduler.placement.moves import MovePlan
 from scheduler.placement.resources import zone_name
 from scheduler.records import store
 from scheduler.records.types import (
@@ -127,3 +128,26 @@ def flavor_view(flavor: FlavorRecord) -> View:
 def usage_view(memory_mib: int, limit_mib: int, vcpus: int, vcpu_limit: int) -> Mapping[str, int]:
     """What is claimed of a host."""
     return {"memory_mib": memory_mib, "memory_limit_mib": limit_mib, "vcpus": vcpus, "vcpu_limit": vcpu_limit}
+
+
+def plan_view(connection: Connection, plan: MovePlan, host_names: Mapping[str, str]) -> View:
+    """Moves in the order of their waves, and what share of each host is claimed before and after them."""
+    moves = []
+    for wave, each in enumerate(plan.waves, 1):
+        for move in each:
+            server = store.find(connection, ServerRecord, move.server.request.server_id)
+            moves.append(
+                {
+                    "server_id": move.server.request.server_id,
+                    "server": "" if server is None else server.name,
+                    "from": host_names.get(move.server.host_id, move.server.host_id),
+                    "to": host_names.get(move.to.host_id, move.to.host_id),
+                    "copied_bytes": move.copied_bytes,
+                    "wave": wave,
+                }
+            )
+    loads = {
+        name: {host_names.get(host, host): load for host, load in by_host.items()}
+        for name, by_host in (("before", plan.before), ("after", plan.after))
+    }
+    return {"moves": moves, **loads}

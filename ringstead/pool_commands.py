@@ -201,6 +201,44 @@ def evacuate(name: str, data: Path, config: Path | None, as_json: bool, wait: bo
     report_drain(controller, controller.ask("host.evacuate", name=name), f"host {name}", wait=wait, as_json=as_json)
 
 
+@host.command()
+@click.option("--zone", metavar="ZONE", help="The hosts of this zone among themselves.  [all hosts]")
+@click.option("--dry-run", is_flag=True, help="Show the plan; move nothing.")
+@wait_option
+@cloud_command
+def rebalance(zone: str | None, dry_run: bool, data: Path, config: Path | None, as_json: bool, wait: bool) -> None:
+    """Level the load of hosts in few moves, until none is more than a tenth above the mean.
+
+    Servers that asked for a zone stay in it; those with snapshots or in an affinity group stay where they are.
+    """
+    controller = Controller(data, config)
+    answer = controller.ask("host.rebalance", zone=zone, dry_run=dry_run)
+    task = answer["task"]
+    if not as_json:
+        _show_plan(answer)
+    if wait and task is not None:
+        answer = {**answer, "task": controller.follow(int(task), quiet=as_json)}
+    if as_json:
+        click.echo(json.dumps(answer))
+    elif task is not None and wait:
+        click.echo(f"load is level: {answer['task']['moved']} servers moved")
+    elif task is not None:
+        click.echo(f"task {task} carries it out; `ringstead task wait {task}` waits")
+
+
+def _show_plan(plan: dict[str, Any]) -> None:
+    if not plan["moves"]:
+        click.echo("there is nothing to move: no host is far above the mean, or no move would help")
+        return
+    rows = [
+        [each["server"], each["from"], each["to"], size_text(each["copied_bytes"]), each["wave"]]
+        for each in plan["moves"]
+    ]
+    table(["SERVER", "FROM", "TO", "COPIED", "WAVE"], rows, right=["COPIED", "WAVE"])
+    highest = [max(plan[when].values(), default=0.0) for when in ("before", "after")]
+    click.echo(f"the fullest host goes from {highest[0]:.0%} to {highest[1]:.0%}")
+
+
 def report_drain(controller: Controller, answer: dict[str, Any], what: str, *, wait: bool, as_json: bool) -> None:
     """Print what becomes of emptying hosts."""
     if not wait:

@@ -7,7 +7,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from scheduler.lifecycle import drain_actions, move_actions, server_actions, volume_actions
+from scheduler.lifecycle import drain_actions, level_actions, move_actions, server_actions, volume_actions
 from scheduler.lifecycle.tools import Job, Outcome
 from scheduler.records import store
 from scheduler.records.types import (
@@ -57,6 +57,7 @@ ACTIONS: Final[Mapping[str, Action]] = {
         volume_actions.snapshot_volume,
         drain_actions.plan_drain,
         drain_actions.await_moves,
+        level_actions.plan_level,
     )
 }
 

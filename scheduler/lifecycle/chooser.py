@@ -35,6 +35,7 @@ from scheduler.placement.inventory import Inventory
 from scheduler.placement.moves import MovePlan, PlacedServer
 from scheduler.placement.place import explain, place, place_volume
 from scheduler.placement.placement import Explanation, Placement, VolumePlacement
+from scheduler.placement.rebalance import plan_rebalance
 from scheduler.placement.request import ServerRequest, VolumeRequest
 from scheduler.placement.resources import Host, Sr
 from scheduler.placement.settings import PlacementSettings
@@ -136,12 +137,23 @@ class RingChooser:
         """How to empty these hosts of these servers."""
         with self._lock:
             self._reload()
-            placed = []
-            for server_id, request in servers.items():
-                member = self._inventory.server(server_id)
-                if member is not None and member.held is not None:
-                    placed.append(PlacedServer(request, member.held))
-            return plan_evacuation(self._inventory, placed, host_ids, self._settings, seed=self._draw_seed)
+            return plan_evacuation(
+                self._inventory, self._placed(servers), host_ids, self._settings, seed=self._draw_seed
+            )
+
+    def plan_rebalance(self, host_ids: Sequence[str], servers: Mapping[str, ServerRequest]) -> MovePlan:
+        """How to level the load of these hosts by moving some of these servers among them."""
+        with self._lock:
+            self._reload()
+            return plan_rebalance(self._inventory, self._placed(servers), host_ids, self._settings)
+
+    def _placed(self, servers: Mapping[str, ServerRequest]) -> list[PlacedServer]:
+        placed = []
+        for server_id, request in servers.items():
+            member = self._inventory.server(server_id)
+            if member is not None and member.held is not None:
+                placed.append(PlacedServer(request, member.held))
+        return placed
 
     def hosts(self) -> tuple[Host, ...]:
         """All hosts, in the order of their devices."""

@@ -23,7 +23,7 @@ from scheduler.hypervisor import Gone, HypervisorError
 from scheduler.lifecycle import tasks
 from scheduler.lifecycle.machine import Event
 from scheduler.lifecycle.requests import move_request_of
-from scheduler.lifecycle.tools import Job, Outcome
+from scheduler.lifecycle.tools import Job, Outcome, Tools
 from scheduler.placement.moves import MovePlan
 from scheduler.placement.request import ServerRequest
 from scheduler.placement.resources import Zone
@@ -39,13 +39,13 @@ async def plan_drain(job: Job) -> Outcome:
     hosts = [str(host) for host in data["hosts"]]
     stranded: dict[str, str] = dict(data.get("stranded", {}))
     failed: list[str] = list(data.get("failed", ()))
-    for server, reason in (await _failures(job, [int(child) for child in data.get("children", ())])).items():
+    for server, reason in (await failures_of(job, [int(child) for child in data.get("children", ())])).items():
         if server in failed:
             stranded[server] = reason
         failed.append(server)
     for pool_id in {job.tools.pools.pool_of_host(host) for host in hosts}:
         await job.tools.pools.look(pool_id, fresh=True)  # whether a host lives decides how its servers leave it
-    requests = await requests_on(job, set(hosts))
+    requests = await requests_on(job.tools, set(hosts), any_zone=bool(data.get("any_zone")))
     left = {server: request for server, request in requests.items() if server not in stranded}
     moved = int(data.get("moved", 0)) + len(data.get("children", ())) - (len(failed) - len(data.get("failed", ())))
     kept: dict[str, object] = {"stranded": stranded, "children": [], "moved": moved, "failed": failed}
@@ -67,20 +67,20 @@ def _end(requests: Mapping[str, ServerRequest], stranded: Mapping[str, str], kep
     return Outcome(Event.ARRIVED, data=kept)
 
 
-async def requests_on(job: Job, hosts: set[str]) -> dict[str, ServerRequest]:
+async def requests_on(tools: Tools, hosts: set[str], *, any_zone: bool) -> dict[str, ServerRequest]:
     """What each server that holds a share of one of these hosts would be asked with today."""
-    claims = await job.tools.database.block(lambda: list(job.tools.claims.all()))
+    claims = await tools.database.block(lambda: list(tools.claims.all()))
     lies = {claim.owner: claim.disks[0].sr_id for claim in claims if claim.host is None and claim.disks}
     held = {
         claim.owner: claim
         for claim in claims
         if claim.role is Role.HELD and claim.host is not None and claim.host.host_id in hosts
     }
-    return await job.tools.database.transact(lambda c: _requests(job, c, held, lies))
+    return await tools.database.transact(lambda c: _requests(tools, c, held, lies, any_zone))
 
 
 def _requests(
-    job: Job, connection: Connection, held: Mapping[str, Claim], lies: Mapping[str, str]
+    tools: Tools, connection: Connection, held: Mapping[str, Claim], lies: Mapping[str, str], any_zone: bool
 ) -> dict[str, ServerRequest]:
     found: dict[str, ServerRequest] = {}
     for server_id, claim in held.items():
@@ -96,23 +96,23 @@ def _requests(
             claim,
             there,
             group,
-            copy_disks=_is_live(job, claim.host.host_id),
-            here=_zone_of(job, claim.host.host_id),
-            any_zone=bool(job.task.data.get("any_zone")),
+            copy_disks=_is_live(tools, claim.host.host_id),
+            here=_zone_of(tools, claim.host.host_id),
+            any_zone=any_zone,
         )
     return found
 
 
-def _is_live(job: Job, host_id: str) -> bool:
+def _is_live(tools: Tools, host_id: str) -> bool:
     try:
-        return job.tools.pools.host(host_id).live
+        return tools.pools.host(host_id).live
     except Gone:
         return False
 
 
-def _zone_of(job: Job, host_id: str) -> Zone | None:
+def _zone_of(tools: Tools, host_id: str) -> Zone | None:
     try:
-        return job.tools.pools.zone_of_host(host_id)
+        return tools.pools.zone_of_host(host_id)
     except HypervisorError:
         return None
 
@@ -124,7 +124,7 @@ def _submit(job: Job, connection: Connection, plan: MovePlan, failed: list[str])
         server_id = move.server.request.server_id
         if tasks.open_task(connection, server_id) is not None:
             continue
-        live = _is_live(job, move.server.host_id)
+        live = _is_live(job.tools, move.server.host_id)
         to_hosts = [] if server_id in failed else [move.to.host_id]
         data = {"to_hosts": to_hosts, "copy_disks": live, "any_zone": bool(job.task.data.get("any_zone"))}
         kind = "migrate" if live else "evacuate"
@@ -133,7 +133,9 @@ def _submit(job: Job, connection: Connection, plan: MovePlan, failed: list[str])
     return children
 
 
-async def _failures(job: Job, children: list[int]) -> dict[str, str]:
+async def failures_of(job: Job, children: list[int]) -> dict[str, str]:
+    """Server id -> why, for those of these moves that failed."""
+
     def read(connection: Connection) -> list[TaskRecord]:
         found = [store.find(connection, TaskRecord, child) for child in children]
         return [task for task in found if task is not None and task.state is TaskState.FAILED]

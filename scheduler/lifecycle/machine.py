@@ -225,6 +225,14 @@ MACHINES: Final[Mapping[str, Machine]] = {
         },
         verb="empty",
     ),
+    "level": Machine(
+        "plan",
+        {
+            "plan": Stage("plan_level", {Event.OK: Go("wait"), Event.ARRIVED: Go(DONE)}, Go(FAILED), None),
+            "wait": Stage("await_moves", {Event.OK: Go("plan")}, Go("plan"), None),
+        },
+        verb="level load",
+    ),
 }
 """Every kind of work."""
 
@@ -244,7 +252,9 @@ def advance(task: TaskRecord, event: Event, reason: str, now_s: float) -> TaskRe
     if go.again is not None:
         data["again"] = go.again
     if event is not Event.OK and reason:
-        data["reason"] = reason
+        # That no further host is left explains nothing: what went wrong on those that were tried does.
+        earlier = str(data.get("reason", "")) if event is Event.NO_ROOM and task.round else ""
+        data["reason"] = f"{earlier}; then {reason}"[:1000] if earlier else reason
     if event is Event.NEXT and data.get("host"):
         data["excluded"] = sorted({*data.get("excluded", ()), data["host"]})
     task = dataclasses.replace(task, data=data, attempt=0, not_before_s=now_s, error="")

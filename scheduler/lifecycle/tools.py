@@ -74,6 +74,10 @@ class Chooser(Protocol):
         """How to empty these hosts of the servers on them; `servers` has what each server would be asked with today."""
         ...
 
+    def plan_rebalance(self, host_ids: Sequence[str], servers: Mapping[str, ServerRequest]) -> MovePlan:
+        """How to level the load of these hosts by moving some of these servers among them."""
+        ...
+
     def note_failure(self, host_id: str) -> None:
         """A build failed there: weigh it down for a while."""
         ...

@@ -54,7 +54,7 @@ def test_every_kind_ends_whatever_happens_until_then(kind: str) -> None:
         for _ in range(60):
             if task.state is not TaskState.OPEN:
                 break
-            arrived = kind == "drain" and task.stage == "plan"
+            arrived = kind in ("drain", "level") and task.stage == "plan"
             task = advance(task, Event.ARRIVED if arrived else Event.OK, "", 0.0)
         assert task.state is not TaskState.OPEN, f"{kind} at {name} after {event}: still at {task.stage}"
 
