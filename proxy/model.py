@@ -321,5 +321,9 @@ class Unavailable(StoreError):
     """Too few devices answered in time. The write may or may not have been done: retry (503)."""
 
 
+class Overwritten(Unavailable):
+    """The version that was looked up is gone from its devices: look the object up again (503 if that never ends)."""
+
+
 class SegmentMissing(StoreError):
     """A manifest names a segment that is gone or has changed (409)."""

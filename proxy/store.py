@@ -54,6 +54,7 @@ from proxy.model import (
     NoSuchObject,
     ObjectInfo,
     ObjectStream,
+    Overwritten,
     PutObjectRequest,
     Segment,
     SegmentMissing,
@@ -61,7 +62,7 @@ from proxy.model import (
     Unavailable,
 )
 from proxy.quorum import WriteResult, shortage, write_newest
-from proxy.streams import BytesStream, ManifestStream, StreamBody, VersionStream
+from proxy.streams import BytesStream, ManifestStream, StreamBody, VersionStream, looked_up_again
 from proxy.upload import Upload
 from proxy.versions import Version, find_version
 from storage_node.client import PutBlobHeader
@@ -106,8 +107,24 @@ class OpenObject:
         self.small = small
         """All of its bytes, if they are at hand."""
 
-    def stream(self, start: int, stop: int) -> ObjectStream:
-        """Bytes start up to, not including, stop. May be called again for further ranges."""
+    async def begin(self, start: int, stop: int) -> ObjectStream:
+        """A stream whose first source is open, so that no writer takes its bytes away.
+
+        Raises Overwritten if one was quicker: the object is to be opened anew (`looked_up_again`).
+        """
+        stream = self.stream(start, stop)
+        try:
+            await stream.begin()
+        except SegmentMissing as error:
+            manifest = self.info.manifest
+            if manifest is None or not manifest.owned:
+                raise
+            # An upload's parts go only after its manifest has.
+            raise Overwritten("the object is being overwritten all the time; retry") from error
+        return stream
+
+    def stream(self, start: int, stop: int) -> BytesStream | ManifestStream | VersionStream:
+        """Bytes start up to, not including, stop, opened when they are read. May be called again for further ranges."""
         if self.small is not None:
             whole = start == 0 and stop >= len(self.small)
             return BytesStream(self.small if whole else memoryview(self.small)[start:stop])
@@ -229,14 +246,18 @@ class ObjectStore(ContainerStore):
 
     async def open_segment(self, segment: Segment, first: int, last: int) -> ObjectStream:
         """A stream of a segment's bytes first..last. Raises SegmentMissing if it is gone or has changed."""
-        try:
-            opened = await self.open_object(segment.account, segment.container, segment.name)
-        except (NoSuchObject, NoSuchContainer) as error:
-            raise SegmentMissing("a segment of this object is gone") from error
-        info = opened.info
-        if info.etag != segment.etag or segment.start + segment.size_bytes > info.size_bytes:
-            raise SegmentMissing("a segment of this object has changed since it was put together")
-        return opened.stream(segment.start + first, segment.start + last)
+
+        async def attempt() -> ObjectStream:
+            try:
+                opened = await self.open_object(segment.account, segment.container, segment.name)
+            except (NoSuchObject, NoSuchContainer) as error:
+                raise SegmentMissing("a segment of this object is gone") from error
+            info = opened.info
+            if info.etag != segment.etag or segment.start + segment.size_bytes > info.size_bytes:
+                raise SegmentMissing("a segment of this object has changed since it was put together")
+            return await opened.begin(segment.start + first, segment.start + last)
+
+        return await looked_up_again(attempt)
 
     # --------------------------------------------------------------------------------------------------------- writes
 
@@ -358,14 +379,17 @@ class ObjectStore(ContainerStore):
         request: PutObjectRequest | None = None,
     ) -> ObjectInfo:
         """Copy an object's bytes, with the source's metadata unless `request` brings other. Raises as get and put."""
-        opened = await self.open_object(*source)
-        info = opened.info
-        if source_conditions:
-            check_copy_source(source_conditions, info)
+
+        async def attempt() -> tuple[ObjectInfo, ObjectStream]:
+            opened = await self.open_object(*source)
+            if source_conditions:
+                check_copy_source(source_conditions, opened.info)
+            return opened.info, await opened.begin(0, opened.info.size_bytes)
+
+        info, stream = await looked_up_again(attempt)
         if request is None:
             own = {name: value for name, value in info.metadata.items() if name != DLO}
             request = PutObjectRequest(info.content_type, own)
-        stream = opened.stream(0, info.size_bytes)
         try:
             return await self.put_object(*target, StreamBody(stream, info.size_bytes), request)
         finally:
@@ -498,6 +522,8 @@ class ObjectStore(ContainerStore):
             if hold is not None:
                 await hold.release()
             raise shortage(result.statuses, result.detail, result.applied, placement.need)
+        if hold is not None:
+            hold.settle()
         return stamp, result
 
     async def _commit_bytes(

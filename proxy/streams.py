@@ -7,6 +7,10 @@ Idea: `VersionStream` reads one version (hash, key, timestamp) from the first of
 from the next at the same offset when one fails. Each piece was verified against its checksum by whoever read the disk.
 `ManifestStream` opens one segment after another. Both read only when asked, so a slow client holds one piece, not more.
 
+Between the look-up and the first byte a writer may replace the version, and its bytes go. Nothing is sent by then: `begin`
+opens the first source and raises `Overwritten`, and `looked_up_again` begins anew with the look-up. Once open, a source is
+kept by its reader whatever is written.
+
 Invariants: no byte is sent twice or left out; every piece is of the same version; when no source can go on the stream
 raises, and the connection is cut rather than ended as if complete.
 """
@@ -14,19 +18,33 @@ raises, and the connection is cut rather than ended as if complete.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import trio
 
 from proxy.cluster import Cluster, Placement, Replica
-from proxy.model import ObjectStream, Segment, SegmentMissing, Unavailable
+from proxy.model import ObjectStream, Overwritten, Segment, SegmentMissing, Unavailable
 from storage_node.client import BulkFailed, BulkRead
 from storage_node.device import ObjectReader
 from storage_node.errors import CorruptData
 from storage_node.operations import Status
 
+Result = TypeVar("Result")
 PIECE_BYTES = 512 * 1024
 """What one read() gives at most: large enough that the cost of a piece does not show, small enough to hold for a slow
 client."""
+LOOK_UPS = 8
+"""How often an object that is overwritten all the time is looked up before its reader is told to come again."""
+
+
+async def looked_up_again(attempt: Callable[[], Awaitable[Result]]) -> Result:
+    """What `attempt`, a look-up and the beginning of a stream, gives once no writer comes between the two."""
+    for _ in range(LOOK_UPS - 1):
+        try:
+            return await attempt()
+        except Overwritten:
+            continue
+    return await attempt()
 
 
 class BytesStream:
@@ -36,6 +54,9 @@ class BytesStream:
 
     def __init__(self, data: bytes | memoryview) -> None:
         self._data: bytes | memoryview = data
+
+    async def begin(self) -> None:
+        """All is at hand."""
 
     async def read(self) -> bytes | memoryview:
         """All of it; then nothing."""
@@ -71,6 +92,11 @@ class VersionStream:
         self._reader: ObjectReader | None = None
         self._bulk: BulkRead | None = None
 
+    async def begin(self) -> None:
+        """Open the first source. Raises Overwritten where the version is gone, Unavailable where nobody answers."""
+        if self._position < self._stop:
+            await self._open_next()
+
     async def read(self) -> bytes | memoryview:
         """The next piece, verified; empty at the end. Raises Unavailable when no replica can go on."""
         if self._position >= self._stop:
@@ -85,6 +111,7 @@ class VersionStream:
             await self._close_source()
 
     async def _open_next(self) -> None:
+        gone = False
         while self._sources:
             replica = self._sources.pop(0)
             if replica.reader is not None:
@@ -98,6 +125,9 @@ class VersionStream:
             if isinstance(far, BulkRead):
                 self._bulk = far
                 return
+            gone = gone or far is Status.MISSING
+        if gone:
+            raise Overwritten("the object is being overwritten all the time; retry")
         self._cluster.note_failure()
         raise Unavailable("no replica can give the rest of this object; retry")
 
@@ -156,14 +186,19 @@ class ManifestStream:
             offset += segment.size_bytes
         self._pending.reverse()
 
+    async def begin(self) -> None:
+        """Open the first segment. Raises SegmentMissing where it is gone or is not what the manifest says."""
+        if self._pending and self._current is None:
+            segment, first, last = self._pending.pop()
+            self._current = await self._open_segment(segment, first, last)
+
     async def read(self) -> bytes | memoryview:
         """The next piece. Raises SegmentMissing where a segment is gone or is not what the manifest says."""
         while True:
             if self._current is None:
-                if not self._pending:
+                await self.begin()
+                if self._current is None:
                     return b""
-                segment, first, last = self._pending.pop()
-                self._current = await self._open_segment(segment, first, last)
             piece = await self._current.read()
             if piece:
                 return piece

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from urllib.parse import unquote_to_bytes
 
 from proxy.checksums import S3_ALGORITHMS
@@ -49,7 +50,7 @@ from proxy.s3.settings import COPY_BYTES_MAX
 from proxy.s3.upload_store import UPLOAD_ID
 from proxy.s3.xml import CONTENT_TYPE, document, element
 from proxy.store import ObjectStore, OpenObject
-from proxy.streams import StreamBody
+from proxy.streams import StreamBody, looked_up_again
 
 _OF_THE_BYTES = frozenset((UPLOAD_ID, DLO))
 """Metadata that says how the object is made: an object that keeps its bytes keeps it, a copy is made anew."""
@@ -74,6 +75,10 @@ class Copying:
 
     async def copy_object(self, call: Call) -> Response:
         """CopyObject."""
+        return await looked_up_again(partial(self._copy_object, call))
+
+    async def _copy_object(self, call: Call) -> Response:
+        """Copy the source as it is now. Raises Overwritten."""
         headers = call.headers
         source = parse_copy_source(headers[b"x-amz-copy-source"])
         replaced = _directive(headers, b"x-amz-metadata-directive")
@@ -172,7 +177,7 @@ async def opened_copy(
     opened: OpenObject, start: int, stop: int, algorithm: str
 ) -> AsyncIterator[tuple[BodySource, Callable[[], Metadata] | None]]:
     """Bytes start..stop of an open object as the body of a write, and their checksum if `algorithm` names one."""
-    stream = opened.stream(start, stop)
+    stream = await opened.begin(start, stop)
     try:
         body: BodySource = StreamBody(stream, stop - start)
         if algorithm:

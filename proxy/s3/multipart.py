@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import quote_from_bytes
 
 from proxy.checksums import S3_ALGORITHMS
@@ -43,6 +44,7 @@ from proxy.s3.upload_store import (
 )
 from proxy.s3.xml import CONTENT_TYPE, document, element, escape
 from proxy.store import ObjectStore
+from proxy.streams import looked_up_again
 
 
 class Multipart:
@@ -133,6 +135,10 @@ class Multipart:
 
     async def upload_part_copy(self, call: Call) -> Response:
         """UploadPartCopy: a part out of another object, or out of a range of one."""
+        return await looked_up_again(partial(self._upload_part_copy, call))
+
+    async def _upload_part_copy(self, call: Call) -> Response:
+        """Copy from the source as it is now. Raises Overwritten."""
         number = _part_number(call)
         source = parse_copy_source(call.headers[b"x-amz-copy-source"])
         upload = await self.upload_of(call)

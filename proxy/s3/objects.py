@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from proxy.http.message import HeaderList, Response
 from proxy.model import (
@@ -37,6 +38,7 @@ from proxy.s3.ranges import parse_range
 from proxy.s3.settings import PART_NUMBER_MAX
 from proxy.s3.upload_names import part_number_of
 from proxy.store import ObjectStore
+from proxy.streams import looked_up_again
 
 DEGRADED = (b"x-ringstead-consistency", b"degraded")
 """Says that fewer than a majority of a name's own devices took part: the answer may be older than the newest write, the
@@ -84,6 +86,10 @@ class Objects:
 
     async def get_object(self, call: Call) -> Response:
         """GetObject."""
+        return await looked_up_again(partial(self._get_object, call))
+
+    async def _get_object(self, call: Call) -> Response:
+        """The object as it is now. Raises Overwritten."""
         headers = call.headers
         part_number = _read_parameters(call) if call.parameters else None
         opened = await self._store.open_object(call.account, call.bucket, call.key, read_conditions(headers))
@@ -102,7 +108,7 @@ class Objects:
         start, stop = selection.start, selection.stop
         if small is not None:
             return Response(status, answer, memoryview(small)[start:stop])
-        return Response(status, answer, opened.stream(start, stop), stop - start)
+        return Response(status, answer, await opened.begin(start, stop), stop - start)
 
     async def head_object(self, call: Call) -> Response:
         """HeadObject."""

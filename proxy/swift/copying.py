@@ -13,12 +13,14 @@ are the source's, but `If-None-Match: *` on a PUT, which is about the target.
 
 from __future__ import annotations
 
+from functools import partial
+
 from proxy.conditions import check_copy_source
 from proxy.dynamic import DLO
 from proxy.http.message import HeaderList, Response
 from proxy.model import NO_CONDITIONS, Conditions, NoSuchObject, ObjectInfo, PutObjectRequest
 from proxy.store import ObjectName, OpenObject
-from proxy.streams import StreamBody
+from proxy.streams import StreamBody, looked_up_again
 from proxy.swift.call import Call, Service, check_read, check_write
 from proxy.swift.errors import SwiftError
 from proxy.swift.metadata import add_object_headers, object_metadata, truthy
@@ -73,6 +75,13 @@ async def _copy(
 ) -> Response:
     await check_read(service, call, source.account, source.container)
     await check_write(service, call, target.account, target.container)
+    return await looked_up_again(partial(_copy_object, service, call, source, target, conditions, on_target))
+
+
+async def _copy_object(
+    service: Service, call: Call, source: ObjectName, target: ObjectName, conditions: Conditions, on_target: Conditions
+) -> Response:
+    """Copy the source as it is now. Raises Overwritten."""
     as_manifest = call.parameters.get("multipart-manifest") == "get"
     opened = await open_readable(service, call, source)
     if as_manifest and DLO in opened.info.metadata:
@@ -107,7 +116,7 @@ async def _copy_bytes(
     start, stop = _range(call, opened.info.size_bytes)
     if stop - start > service.settings.file_size_bytes_max:
         raise SwiftError(413, "the copy would be larger than one object may be; copy its manifest")
-    stream = opened.stream(start, stop)
+    stream = await opened.begin(start, stop)
     try:
         return await service.store.put_object(*target, StreamBody(stream, stop - start), request)
     finally:

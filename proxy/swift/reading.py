@@ -13,11 +13,14 @@ answer's stream or before the answer.
 
 from __future__ import annotations
 
+from functools import partial
+
 from proxy.conditions import check_read as check_conditions
 from proxy.dynamic import DLO, parse_dlo
 from proxy.http.message import HeaderList, Response, ResponseStream
 from proxy.model import NoSuchObject, NotModified, ObjectInfo, ObjectStream
 from proxy.store import ObjectName, OpenObject
+from proxy.streams import looked_up_again
 from proxy.swift.call import Call, Service, check_read
 from proxy.swift.errors import SwiftError
 from proxy.swift.metadata import add_object_headers, expired, header_value, truthy
@@ -34,7 +37,12 @@ _STATIC_LARGE_OBJECT = (b"X-Static-Large-Object", b"True")
 async def get_object(service: Service, call: Call) -> Response:
     """GET: 200, 206, 304; 404, 412, 416."""
     if call.parameters.get("multipart-manifest") == "get":
-        return await _get_manifest(service, call)
+        return await looked_up_again(partial(_get_manifest, service, call))
+    return await looked_up_again(partial(_get_object, service, call))
+
+
+async def _get_object(service: Service, call: Call) -> Response:
+    """The object as it is now. Raises Overwritten."""
     target = ObjectName(call.account, call.container, call.name)
     opened = await open_readable(service, call, target)
     info = opened.info
@@ -46,11 +54,11 @@ async def get_object(service: Service, call: Call) -> Response:
         headers = object_headers(info)
         ranges = _ranges(call, info)
         if ranges is not None:
-            response = _partial(call, opened, ranges, headers)
+            response = await _partial(call, opened, ranges, headers)
         elif opened.small is not None:
             response = Response(200, headers, opened.small)
         else:
-            response = Response(200, headers, opened.stream(0, info.size_bytes), info.size_bytes)
+            response = Response(200, headers, await opened.begin(0, info.size_bytes), info.size_bytes)
         if not isinstance(response.body, (bytes, memoryview)):
             response.body = _ClosingStream(response.body, opened)
             streaming = True
@@ -158,7 +166,7 @@ def _ranges(call: Call, info: ObjectInfo) -> list[ByteRange] | None:
     return ranges
 
 
-def _partial(call: Call, opened: OpenObject, ranges: list[ByteRange], headers: HeaderList) -> Response:
+async def _partial(call: Call, opened: OpenObject, ranges: list[ByteRange], headers: HeaderList) -> Response:
     """206: one range as it is, several as multipart/byteranges."""
     size_bytes = opened.info.size_bytes
     if len(ranges) == 1:
@@ -166,7 +174,7 @@ def _partial(call: Call, opened: OpenObject, ranges: list[ByteRange], headers: H
         headers.append((b"Content-Range", b"bytes %d-%d/%d" % (start, stop - 1, size_bytes)))
         if opened.small is not None:
             return Response(206, headers, memoryview(opened.small)[start:stop])
-        return Response(206, headers, opened.stream(start, stop), stop - start)
+        return Response(206, headers, await opened.begin(start, stop), stop - start)
     boundary = b"ringstead-%b" % call.request.transaction_id.encode("ascii", "replace")
     body = MultipartRanges(ranges, size_bytes, headers[0][1], boundary, opened.stream)
     headers[0] = (b"Content-Type", b"multipart/byteranges;boundary=" + boundary)
@@ -196,7 +204,9 @@ async def _get_manifest(service: Service, call: Call) -> Response:
         return Response(200, headers, b"", info.size_bytes)
     opened = await open_readable(service, call, name, raw=True)
     size_bytes = opened.info.size_bytes
-    return Response(200, object_headers(opened.info), _ClosingStream(opened.stream(0, size_bytes), opened), size_bytes)
+    return Response(
+        200, object_headers(opened.info), _ClosingStream(await opened.begin(0, size_bytes), opened), size_bytes
+    )
 
 
 class _ClosingStream:

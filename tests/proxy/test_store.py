@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -12,6 +13,7 @@ import trio
 from proxy.containers import CONTAINER, container_key
 from proxy.entry import row_payload
 from proxy.model import (
+    NO_CONDITIONS,
     BadDigest,
     Conditions,
     ContainerNotEmpty,
@@ -21,6 +23,8 @@ from proxy.model import (
     Manifest,
     NoSuchContainer,
     NoSuchObject,
+    ObjectStream,
+    Overwritten,
     PreconditionFailed,
     PutObjectRequest,
     Segment,
@@ -28,7 +32,8 @@ from proxy.model import (
     Unavailable,
 )
 from proxy.quorum import write_newest
-from proxy.store import ObjectName, ObjectStore
+from proxy.store import ObjectName, ObjectStore, OpenObject
+from proxy.streams import looked_up_again
 from storage_node.operations import DeleteObject, ForgetRow, ListRows, Row, Status
 from tests.support.small_cluster import SmallCluster, small_cluster
 
@@ -68,14 +73,25 @@ async def put(store: ObjectStore, name: bytes, data: bytes, **request: object) -
 
 async def get(store: ObjectStore, name: bytes, start: int = 0, stop: int | None = None) -> bytes:
     """Read bytes of an object."""
-    opened = await store.open_object(ACCOUNT, b"c", name)
-    stream = opened.stream(start, opened.info.size_bytes if stop is None else stop)
+
+    async def begin() -> tuple[OpenObject, ObjectStream]:
+        opened = await store.open_object(ACCOUNT, b"c", name)
+        return opened, await opened.begin(start, opened.info.size_bytes if stop is None else stop)
+
+    opened, stream = await looked_up_again(begin)
     pieces = []
     while piece := await stream.read():
         pieces.append(bytes(piece))
     await stream.aclose()
     await opened.aclose()
     return b"".join(pieces)
+
+
+async def put_everywhere(store: ObjectStore, name: bytes, data: bytes) -> None:
+    """Write an object; returns when no device has the version before."""
+    await put(store, name, data)
+    while len((await store.find(ObjectName(ACCOUNT, b"c", name))).sources) < 3:
+        await trio.sleep(0.005)
 
 
 async def names(store: ObjectStore, **query: object) -> list[bytes]:
@@ -184,6 +200,54 @@ async def test_if_match_compares_and_swaps(cluster: SmallCluster) -> None:
             for _ in range(4):
                 nursery.start_soon(increment)
         assert int(await get(store, b"count")) == 4
+
+
+async def test_what_is_overwritten_before_its_first_byte_is_looked_up_again(
+    cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader gets the new version when the one that it looked up is gone; one that has begun keeps its own."""
+    store = cluster.store
+    old, new = b"o" * 700_000, b"n" * 900_000
+    await put(store, b"x", old)
+    begun = await (await store.open_object(ACCOUNT, b"c", b"x")).begin(0, len(old))
+    open_object = store.open_object
+    overwrites = 0
+
+    async def open_and_be_late(*arguments: Any) -> OpenObject:
+        nonlocal overwrites
+        opened = await open_object(*arguments)
+        if overwrites < 2:
+            overwrites += 1
+            await put_everywhere(store, b"x", new + b"%d" % overwrites)
+        return opened
+
+    monkeypatch.setattr(store, "open_object", open_and_be_late)
+    assert await get(store, b"x") == new + b"2"
+    overwrites = 0
+    await store.copy_object(ObjectName(ACCOUNT, b"c", b"x"), NO_CONDITIONS, ObjectName(ACCOUNT, b"c", b"copy"))
+    assert await get(store, b"copy") == new + b"2"
+    first = bytes(await begun.read())
+    assert first == old[: len(first)]
+    assert first
+    await begun.aclose()
+
+
+async def test_what_is_overwritten_all_the_time_is_unavailable(
+    cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader who never gets to a first byte is told to come again."""
+    store = cluster.store
+    await put(store, b"x", b"o" * 700_000)
+    open_object = store.open_object
+
+    async def open_and_be_late(*arguments: Any) -> OpenObject:
+        opened = await open_object(*arguments)
+        await put_everywhere(store, b"x", b"n" * 700_000)
+        return opened
+
+    monkeypatch.setattr(store, "open_object", open_and_be_late)
+    with pytest.raises(Overwritten):
+        await get(store, b"x")
 
 
 async def test_metadata_is_replaced_and_data_stays(cluster: SmallCluster) -> None:
