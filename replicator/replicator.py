@@ -314,7 +314,7 @@ class Replicator:
         moving = self._moving_now()
         if still_open is None or not moving:
             return 0
-        away = {number for number, peer in self.peers.by_id.items() if not peer.client.connected}
+        away = {number for number, peer in self.peers.by_id.items() if not peer.client.connected} | self._rounds.silent
         unknown = self._rounds.membership.touching(away & self._kept_devices()) if away else None
         return sum(cell not in still_open and (unknown is None or not unknown[cell.number]) for cell in moving)
 

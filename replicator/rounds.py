@@ -112,6 +112,8 @@ class Rounds:
         """Cells of the round under way that differ and were not worked off yet."""
         self.open: set[Cell] | None = None
         """Cells known to differ, as the last round that began has found them; None before the first."""
+        self.silent: frozenset[int] = frozenset()
+        """Devices that did not answer when those were found: what differs about them is not known."""
         self.filled: frozenset[Cell] = frozenset()
         """Cells about which the rings in force disagree and in which a device held something when that round began."""
 
@@ -155,6 +157,7 @@ class Rounds:
         queue = iter(work)
         self.pending = len(work)
         self.open = {Cell(space, difference.range.prefix) for space, difference in differing}
+        self.silent = frozenset(set(self._peers.by_id) - answering)
 
         compared()
 
@@ -179,7 +182,7 @@ class Rounds:
                     nursery.start_soon(work_off)
         finally:
             self.pending = 0
-        silent = tuple(sorted(set(self._peers.by_id) - answering))
+        silent = tuple(sorted(self.silent))
         return Round(len(SPACES) << membership.bits, len(work), len(answering), silent, tuple(results), elsewhere)
 
     def _is_ours(self, difference: Difference) -> bool:

@@ -99,6 +99,8 @@ def _ask(device_name: str, data: Path, config: Path | None, operation: str, **ar
     from ringstead.config import StorageConfig
     from ringstead.control import ask, control_path
 
+    if config is None:
+        _check_name(data, device_name)
     settings = service_settings(data, config, f"storage-{device_name}")
     if not isinstance(settings, StorageConfig):
         raise UsageError(f"{config}: these are settings for {settings.service}; give those of the storage service")
@@ -109,6 +111,16 @@ def _ask(device_name: str, data: Path, config: Path | None, operation: str, **ar
     if "error" in answer:
         raise RingsteadError(str(answer["error"]))
     return answer
+
+
+def _check_name(data: Path, device_name: str) -> None:
+    """Raise UsageError for a device that the cluster on this machine has not."""
+    from ringstead.growth import storage_names
+    from ringstead.layout import DataDirectory
+
+    names = [name.removeprefix("storage-") for name in storage_names(DataDirectory(data))]
+    if names and device_name not in names:
+        raise UsageError(f"there is no device {device_name!r} here; there are {', '.join(names)}")
 
 
 def _print(name: str, described: dict[str, Any], as_json: bool) -> None:

@@ -31,7 +31,8 @@ def next_steps(running: Running) -> list[tuple[str, str]]:
     credentials = shlex.quote(shorten(running.directory.credentials_file))
     data = shlex.quote(shorten(running.directory.path))
     option = "" if data == "data" else f" --data {data}"
-    size = f"{shape.zones} zones, {shape.devices_per_zone} devices in each, {shape.replicas} copies of everything."
+    size = f"{_count(shape.zones, 'zone')}, {_count(shape.devices_per_zone, 'device')} in each, "
+    size += f"{'one copy' if shape.replicas == 1 else f'{shape.replicas} copies'} of everything."
     return [
         ("title", f"Ringstead is up at {running.endpoint}"),
         ("text", f"{size} Ctrl-C stops it; the data stays in {data}."),
@@ -44,6 +45,10 @@ def next_steps(running: Running) -> list[tuple[str, str]]:
         ("command", f"  ringstead user add NAME{option}"),
         *([("command", f"  ringstead az list{option}")] if shape.xen else []),
     ]
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def shorten(path: Path) -> str:

@@ -61,7 +61,7 @@ def rebalance(ctx: click.Context, data: Path, config: Path | None, file: Path | 
 
     Without a command: how far the present move is.
     """
-    ctx.obj = (data, config, file)
+    ctx.obj = (data, config, file, as_json)
     if ctx.invoked_subcommand is None:
         _show(_home(data, config, file), as_json=as_json)
 
@@ -86,10 +86,10 @@ def command(name: str) -> Callable[[F], click.Command]:
         def wrapped(
             ctx: click.Context, /, data: Path, config: Path | None, file: Path | None, as_json: bool, **options: Any
         ) -> None:
-            before: tuple[Path, Path | None, Path | None] = ctx.obj
+            before: tuple[Path, Path | None, Path | None, bool] = ctx.obj
             named = ctx.get_parameter_source("data") is click.core.ParameterSource.COMMANDLINE
             home = _home(data if named else before[0], config or before[1], file or before[2])
-            _explained(lambda: function(home, as_json=as_json, **options))
+            _explained(lambda: function(home, as_json=as_json or before[3], **options))
 
         for param in getattr(function, "__click_params__", []):
             wrapped.params.insert(0, param)
@@ -434,6 +434,8 @@ def grow(
         raise UsageError(
             "`grow` is for a cluster on one machine; elsewhere: `ringstead ring add`, then `rebalance start`"
         )
+    if zones is None and devices_per_zone is None:
+        raise UsageError("say how many there shall be: `--zones N`, `--devices-per-zone N`")
     generations = home.generations()
     if generations.moving:
         raise MoveUnderWay("data still moves to the present ring; grow when that is done (`ringstead rebalance watch`)")

@@ -38,9 +38,12 @@ def add_missing(home: RingHome, zones: int | None, devices_per_zone: int | None)
         state = home.files.read()
         topology = state.design.topology
         here = [device for device in topology if device.kind == "disk" and device.node == NODE]
+        present = len({device.zone for device in here})
+        if zones is not None and zones < present:
+            raise UsageError(f"there are {present} zones; for fewer, empty one (`ringstead ring drain z{present}`)")
         fresh = missing_devices(
             {device.name: device.zone for device in here},
-            zones or len({device.zone for device in here}),
+            zones or present,
             devices_per_zone or shape.devices_per_zone,
             shape.port,
             [device.port for device in here],

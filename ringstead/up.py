@@ -89,7 +89,8 @@ def run_up(
     except AlreadyRunning:
         if not directory.exists or not {"zones", "devices_per_zone"} & set(asked):
             raise
-        grow_if_asked(directory, asked, say)
+        if not grow_if_asked(directory, asked, say):
+            raise
 
 
 def _run(
@@ -133,8 +134,8 @@ def _simulator_command(directory: DataDirectory, shape: Shape) -> tuple[str, ...
     return (sys.executable, "-m", "ringstead", "xensim", *options, *state)
 
 
-def grow_if_asked(directory: DataDirectory, asked: Mapping[str, Any], say: Callable[[str], None]) -> None:
-    """Where more zones or devices are asked for than there are, let them join; say so, or why they can't.
+def grow_if_asked(directory: DataDirectory, asked: Mapping[str, Any], say: Callable[[str], None]) -> bool:
+    """Where more zones or devices are asked for than there are, let them join; say so, or why they can't; whether any did.
 
     Through the command line, in a process of its own: what it loads is gone from memory when it is done.
     """
@@ -145,7 +146,7 @@ def grow_if_asked(directory: DataDirectory, asked: Mapping[str, Any], say: Calla
         for word in (f"--{name.replace('_', '-')}", str(asked[name]))
     ]
     if not options:
-        return
+        return False
     command = [sys.executable, "-m", "ringstead", "rebalance", "grow", *options, "--data", str(directory.path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode not in (0, NOTHING_TO_DO):
@@ -153,6 +154,7 @@ def grow_if_asked(directory: DataDirectory, asked: Mapping[str, Any], say: Calla
     elif done.returncode == 0:
         for line in done.stdout.strip().splitlines():
             say(line)
+    return done.returncode == 0
 
 
 async def _supervise(

@@ -42,7 +42,9 @@ def test_a_device_is_taken_out_of_service_and_back(cluster: TestCluster) -> None
 
 def test_what_is_not_here_is_one_line(cluster: TestCluster) -> None:
     """A device that no process has, and settings of another service."""
-    assert "no service 'storage-z9d9'" in refusal(cluster.ringstead("device", "release", "z9d9", check=False))
+    assert "no device 'z9d9' here; there are z1d1" in refusal(
+        cluster.ringstead("device", "release", "z9d9", check=False)
+    )
     config = str(cluster.data / "config" / "daemons.toml")
     done = cluster.ringstead("device", "fence", "z1d1", "--config", config, check=False)
     assert "give those of the storage service" in refusal(done)

@@ -102,6 +102,7 @@ def test_orders_are_kept(data: Path) -> None:
     run("rebalance", "resume", *option)
     orders = read_state(path).orders
     assert (orders.paused, orders.bytes_per_s, orders.device_bytes_per_s) == (False, 5e7, 1024.0**2)
+    assert '"paused": false' in run("rebalance", "--json", "status", *option)
     run("rebalance", "throttle", "none", "--device", "none", *option)
     assert read_state(path).orders.bytes_per_s == 0
 
@@ -113,6 +114,8 @@ def test_orders_are_kept(data: Path) -> None:
         (("throttle", "fast"), 2, "no rate"),
         (("grow", "--zones", "0"), 2, "outside"),
         (("grow", "--zones", "3"), 3, ""),
+        (("grow", "--zones", "2"), 2, "drain"),
+        (("grow",), 2, "say how many"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(data: Path, words: tuple[str, ...], code: int, complaint: str) -> None:
