@@ -217,13 +217,15 @@ class CloudDesk:
         return await self._set_host(request["name"], enabled=False)
 
     async def host_enable(self, request: Request) -> Answer:
-        """It takes servers again."""
+        """It takes servers again. If it is being emptied, that is called off; moves that have begun go on."""
         return await self._set_host(request["name"], enabled=True)
 
     async def _set_host(self, name: str, *, enabled: bool) -> Answer:
         def work(desk: Desk) -> HostRecord:
             host = store.named(desk.connection, HostRecord, name, lock=True)
             changed = replace(host, enabled=enabled, maintenance=host.maintenance and not enabled)
+            if enabled:
+                tasks.cancel_open(desk.connection, host.id)
             store.change(desk.connection, HostRecord, host.id, enabled=changed.enabled, maintenance=changed.maintenance)
             return changed
 
@@ -321,8 +323,10 @@ class CloudDesk:
         return await self._drain(f"zone:{name}", await self._hosts_of(name), any_zone=True)
 
     async def zone_enable(self, request: Request) -> Answer:
-        """Its hosts take servers again."""
-        hosts = await self._hosts_of(await self._zone(str(request["name"])))
+        """Its hosts take servers again. If it is being emptied, that is called off; moves that have begun go on."""
+        name = await self._zone(str(request["name"]))
+        await self._controller.request(lambda desk: tasks.cancel_open(desk.connection, f"zone:{name}"))
+        hosts = await self._hosts_of(name)
         for host in hosts:
             await self._set_host(host.id, enabled=True)
         return {"hosts": [host.name for host in hosts]}

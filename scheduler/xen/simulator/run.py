@@ -112,7 +112,7 @@ def _leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
 def _folder(settings: Settings) -> Iterator[Path]:
     if settings.state is not None:
         try:
-            settings.state.mkdir(parents=True, exist_ok=True)
+            settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)  # disks of servers are in it
         except OSError as error:
             raise BadSetting(f"--state {settings.state}: {error.strerror}") from None
         yield settings.state
