@@ -8,7 +8,7 @@ in a group must count as a change of the group as well as of the host.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -191,32 +191,31 @@ def _check_group(claim: Claim, batch: Batch, view: View) -> None:
     assert host is not None
     if membership is None or not membership.policy.hard:
         return
-    with_it = [
-        other
-        for other in batch.claims
-        if other.owner != claim.owner
-        and other.membership is not None
-        and other.membership.group_id == membership.group_id
-    ]
-    owners = {claim.owner, *(other.owner for other in with_it)}
-    if membership.policy is Policy.ANTI_AFFINITY:
-        members = [other for other in view.members(membership.group_id) if other.owner != claim.owner]
-        for other in [*members, *with_it]:
-            if other.host is not None and other.host.host_id == host.host_id:
-                raise _group_conflict(membership, f"{other.owner} is on host {host.host_id} already")
-        return
-    settled: dict[str, str] = {}
-    for other in view.members(membership.group_id):
-        if other.host is None or other.owner in owners:
+    apart = membership.policy is Policy.ANTI_AFFINITY
+    for other in _company_in_group(claim, membership, batch, view):
+        if other.host is None or (other.host.host_id == host.host_id) is not apart:
             continue
-        if other.role is Role.TARGET or other.owner not in settled:
-            settled[other.owner] = other.host.host_id
-    for other in with_it:
-        if other.host is not None:
-            settled[other.owner] = other.host.host_id
-    for owner, host_id in settled.items():
-        if host_id != host.host_id:
-            raise _group_conflict(membership, f"{owner} is on host {host_id}, not {host.host_id}")
+        if apart:
+            message = f"{other.owner} is on host {host.host_id} already"
+        elif other.role is Role.TARGET:
+            message = f"{other.owner} is moving to host {other.host.host_id}"
+        else:
+            message = f"{other.owner} is on host {other.host.host_id}, not {host.host_id}"
+        raise _group_conflict(membership, message)
+
+
+def _company_in_group(claim: Claim, membership: Membership, batch: Batch, view: View) -> Iterator[Claim]:
+    """The claims of other members that this one must suit: those of both roles, since a move may end either way.
+
+    But those who leave together need not suit what the others leave.
+    """
+    moving = {other.owner for other in batch.claims if other.role is Role.TARGET}
+    together = moving if claim.role is Role.TARGET and membership.policy is Policy.AFFINITY else set()
+    yield from (other for other in view.members(membership.group_id) if other.owner not in {claim.owner, *together})
+    for other in batch.claims:
+        group_id = other.membership.group_id if other.membership is not None else None
+        if group_id == membership.group_id and other.owner != claim.owner:
+            yield other
 
 
 def _group_conflict(membership: Membership, message: str) -> Conflict:

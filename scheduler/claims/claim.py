@@ -19,9 +19,9 @@ themselves: a build that takes long would lose its host, and absence of news is 
 finds claims without an owner.
 
 Invariants: for each host and SR the sum of claims is at most its limit, unless the limit was lowered since; in a group
-of hard anti-affinity no two members hold a claim (of either role) on one host, in one of hard affinity all hold on
-one, unless a move was aborted after others had joined at its target;
-a project's held claims are within its quota, unless that was lowered since.
+of hard anti-affinity no two members hold a claim (of either role) on one host; in one of hard affinity all hold on
+one, unless of members that moved together some arrived and some did not (nobody joins while members move, so a move may
+end either way); a project's held claims are within its quota, unless that was lowered since.
 """
 
 from __future__ import annotations

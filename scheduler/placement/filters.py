@@ -155,10 +155,13 @@ def _group_sentence(inventory: Inventory, request: ServerRequest, host: Host) ->
     if membership.policy is Policy.ANTI_AFFINITY:
         there = min(server_id for server_id, member in others.items() if host.host_id in member.host_ids)
         return f"server {there} of anti-affinity group {membership.group_id} is on it"
-    settled = sorted({member.settles_on or "" for member in others.values()})
-    if len(settled) > 1:
-        return f"affinity group {membership.group_id} is on {len(settled)} hosts already"
-    return f"affinity group {membership.group_id} is on {settled[0]}"
+    places = sorted({host_id for member in others.values() for host_id in member.host_ids})
+    moving = min((name for name, member in others.items() if len(set(member.host_ids)) > 1), default=None)
+    if moving is not None:
+        return f"server {moving} of affinity group {membership.group_id} is moving; nobody joins it until it is there"
+    if len(places) > 1:
+        return f"affinity group {membership.group_id} is on {len(places)} hosts already"
+    return f"affinity group {membership.group_id} is on {places[0]}"
 
 
 def _disk_sentence(inventory: Inventory, request: ServerRequest, index: int) -> tuple[str, str]:

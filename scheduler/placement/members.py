@@ -1,7 +1,7 @@
 """Where servers and the members of server groups are: the part of the picture that policies are decided by.
 
-A server that moves is in two places; a policy asks either for both (nobody may meet it) or for the one where it will be
-in the end (whoever joins it goes there). So each `Member` keeps the two apart.
+A server that moves is in two places; a policy asks either for both (nobody may meet it, its move may end either way) or
+for the one where it will be in the end (a wish to be near it). So each `Member` keeps the two apart.
 
 Invariants: who has no claim is not in it; a group without members is not in it.
 """
@@ -91,10 +91,13 @@ class Members:
 
 
 def hosts_open_to(policy: Policy, others: Mapping[str, Member]) -> tuple[set[str] | None, set[str]]:
-    """(the only hosts that a further member may be on, or None for any; the hosts that it must not be on)."""
+    """(the only hosts that a further member may be on, or None for any; the hosts that it must not be on).
+
+    While a member of an affinity group moves there is no such host: the move may end either way.
+    """
     if policy is Policy.ANTI_AFFINITY:
         return None, {host_id for member in others.values() for host_id in member.host_ids}
     if policy is Policy.AFFINITY and others:
-        settled = {member.settles_on for member in others.values()}
-        return ({host_id for host_id in settled if host_id is not None} if len(settled) == 1 else set()), set()
+        places = {host_id for member in others.values() for host_id in member.host_ids}
+        return (places if len(places) == 1 else set()), set()
     return None, set()

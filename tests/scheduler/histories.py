@@ -55,6 +55,7 @@ SERVER_IDS = st.sampled_from([f"s{number}" for number in range(12)])
 VOLUME_IDS = st.sampled_from([f"v{number}" for number in range(4)])
 WHICH = st.integers(0, SCHEDULERS - 1)
 GROUPS = [Membership(f"g-{policy.value}", policy) for policy in Policy]
+AFFINITY = Membership("g-affinity", Policy.AFFINITY)
 QUOTAS = [Quota(), Quota(servers=2, disk_bytes=8 * GIB), Quota(vcpus=4), Quota(memory_mib=2048, volumes=1)]
 
 
@@ -154,7 +155,6 @@ class Histories(RuleBasedStateMachine):
         self.allowed: dict[str, tuple[int, int]] = {}
         self.knows_limits = [True] * SCHEDULERS
         self.key_count = 0
-        self.may_be_split: set[str] = set()
         self.claim_blindly(full, 0)
 
     def new_scheduler(self, number: int) -> Booking:
@@ -224,7 +224,8 @@ class Histories(RuleBasedStateMachine):
     def aimed(self, blind: Batch) -> Batch:
         """A blind batch with a key, and with hosts and SRs that there are; a move if the server is there already.
 
-        Every other one of a group goes where another member is, and whom it must not meet is somebody on its host.
+        Every other one of a group goes where another member is, or joins an affinity group at the target of a move, with
+        nothing else in its way; and whom it must not meet is somebody on its host.
         """
         claim = blind.claims[0]
         assert claim.host is not None
@@ -232,11 +233,18 @@ class Histories(RuleBasedStateMachine):
         others = [
             c for name, claims in self.model.items() for c in claims if name != claim.owner and c.host is not None
         ]
-        mates = [c.host.host_id for c in others if c.membership is not None and c.membership == claim.membership]
+        mine = self.model.get(claim.owner, ())
+        grouped = [c for c in others if c.membership is not None]
+        moving = [c for c in grouped if c.role is Role.TARGET and c.membership.policy is Policy.AFFINITY]
+        if moving and number % 2 and not mine:
+            small = replace(claim.host, memory_mib=256, vcpus=1)
+            claim = replace(claim, project="blue", host=small, disks=(), membership=AFFINITY)
+            blind = replace(blind, same_host_as=(), different_host_from=())
+        group_id = claim.membership.group_id if claim.membership is not None else ""
+        mates = [c.host.host_id for c in [*moving, *grouped] if c.membership.group_id == group_id]
         beside = mates[0] if mates and number % 2 else self.hosts[number // 2 % len(self.hosts)].host_id
         share = replace(claim.host, host_id=beside)
         disks = tuple(replace(disk, sr_id=self.srs[int(disk.sr_id) % len(self.srs)].sr_id) for disk in claim.disks)
-        mine = self.model.get(claim.owner, ())
         if mine and mine[0].host is not None:
             known = {disk.disk_id: disk.size_bytes for disk in mine[0].disks}
             disks = tuple(replace(disk, size_bytes=known[disk.disk_id]) for disk in disks if disk.disk_id in known)
@@ -334,9 +342,6 @@ class Histories(RuleBasedStateMachine):
         else:
             change = claims.abort_move(owners)
             for name in owners:
-                membership = self.model[name][0].membership
-                if len(self.model[name]) == 2 and membership is not None and membership.policy is Policy.AFFINITY:
-                    self.may_be_split.add(membership.group_id)
                 del self.model[name][1:]
         self.schedulers[which].inventory.apply(change)
 
@@ -491,14 +496,11 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def policies_hold(self):
-        """No two members of an anti-affinity group meet; an affinity group is together, unless a move was aborted.
-
-        Who joined it at the target of that move stays there; nobody else joins until it is together again.
-        """
+        """No two members of an anti-affinity group meet; an affinity group is together, however its moves end."""
         if not hasattr(self, "claims"):
             return
         apart: dict[tuple[str, str], str] = {}
-        together: dict[str, set[str]] = {}
+        together: dict[tuple[str, int], set[str]] = {}
         for owner, claims in self.model.items():
             for claim in claims:
                 if claim.membership is None:
@@ -506,10 +508,11 @@ class Histories(RuleBasedStateMachine):
                 group = claim.membership.group_id
                 if claim.membership.policy is Policy.ANTI_AFFINITY:
                     assert apart.setdefault((group, claim.host.host_id), owner) == owner
-            if claims[-1].membership is not None and claims[-1].membership.policy is Policy.AFFINITY:
-                together.setdefault(claims[-1].membership.group_id, set()).add(claims[-1].host.host_id)
-        self.may_be_split &= {group for group, hosts in together.items() if len(hosts) > 1}
-        assert all(len(hosts) == 1 for group, hosts in together.items() if group not in self.may_be_split)
+            if claims[0].membership is not None and claims[0].membership.policy is Policy.AFFINITY:
+                group = claims[0].membership.group_id
+                for end in (0, -1):
+                    together.setdefault((group, end), set()).add(claims[end].host.host_id)
+        assert all(len(hosts) == 1 for hosts in together.values()), together
 
     @invariant()
     def quota_holds(self):

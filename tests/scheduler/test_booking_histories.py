@@ -8,7 +8,7 @@ test that cannot fail would be worth nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from sqlalchemy import Connection, Engine, Update, select
 
 from scheduler.claims import check, sql, write
-from scheduler.claims.claim import Batch, Change
+from scheduler.claims.claim import Batch, Change, Claim
 from scheduler.claims.memory import MemoryClaims
 from scheduler.database import open_engine
 from scheduler.metadata import METADATA
@@ -139,6 +139,22 @@ def _group_but(policy: Policy) -> Callable:
     return broken
 
 
+class _Settled:
+    """A view in which members that move are at their targets alone."""
+
+    def __init__(self, view) -> None:
+        self._view = view
+
+    def members(self, group_id: str) -> Iterable[Claim]:
+        """The last claim of each."""
+        return {claim.owner: claim for claim in self._view.members(group_id)}.values()
+
+
+def _group_of_targets(claim, batch, view) -> None:
+    hard = claim.membership is not None and claim.membership.policy is Policy.AFFINITY
+    _check_group(claim, batch, _Settled(view) if hard else view)
+
+
 def _commit_without_keys(claims: MemoryClaims, batch: Batch) -> Change:
     claims._keys.pop(batch.key, None)
     return _commit(claims, batch)
@@ -177,6 +193,7 @@ BROKEN = {
     ),
     "anti-affinity": (check, "_check_group", _group_but(Policy.ANTI_AFFINITY), "claimed against group"),
     "affinity": (check, "_check_group", _group_but(Policy.AFFINITY), "claimed against group"),
+    "affinity while it moves": (check, "_check_group", _group_of_targets, "claimed against group"),
     "same host": (
         check,
         "_check_company",

@@ -96,9 +96,12 @@ class NaiveClaims:
                 now.setdefault(other.owner, []).append(other.host.host_id)
         if claim.membership.policy is Policy.ANTI_AFFINITY:
             return all(claim.host.host_id not in hosts for hosts in now.values())
-        if claim.membership.policy is Policy.AFFINITY:
-            return all(hosts[-1] == claim.host.host_id for hosts in now.values())
-        return True
+        if claim.membership.policy is not Policy.AFFINITY:
+            return True
+        if claim.role is Role.TARGET:  # what moves with it leaves where it was
+            movers = {other.owner for other in batch.claims if other.role is Role.TARGET}
+            now = {owner: hosts[-1:] if owner in movers else hosts for owner, hosts in now.items()}
+        return all(set(hosts) == {claim.host.host_id} for hosts in now.values())
 
     def against_company(self, host_id: str, batch: Batch) -> set[str]:
         """Whether a server that the batch names is where it must not be."""

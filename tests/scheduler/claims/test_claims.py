@@ -319,7 +319,7 @@ def test_anti_affinity_at_commit(claims):
 
 
 def test_affinity_at_commit(claims):
-    """All members on one host; a group moves in one batch, and a newcomer goes to where it will be."""
+    """All members on one host; a group moves in one batch, and nobody joins it meanwhile."""
     group = Membership("g", Policy.AFFINITY)
     claims.commit(Batch("a", (server("a", "h0", 1024, membership=group),)))
     with pytest.raises(Conflict, match="affinity group g: a is on host h0, not h1"):
@@ -329,12 +329,30 @@ def test_affinity_at_commit(claims):
     targets = tuple(server(name, "h1", 1024, membership=group, role=Role.TARGET) for name in ("a", "b"))
     with pytest.raises(Conflict):
         claims.commit(Batch("m1", targets[:1]))
+    with pytest.raises(Conflict, match="a is on host h0, not h1"):
+        claims.commit(Batch("m2", (*targets, server("c", "h1", 1024, membership=group))))
     claims.commit(Batch("m2", targets))
-    with pytest.raises(Conflict):
-        claims.commit(Batch("c", (server("c", "h0", 1024, membership=group),)))
-    claims.commit(Batch("c", (server("c", "h1", 1024, membership=group),)))
+    for host in ("h0", "h1", "h2"):
+        with pytest.raises(Conflict, match="affinity group g: a is") as caught:
+            claims.commit(Batch("c", (server("c", host, 1024, membership=group),)))
+        assert caught.value.kind == "group"
     claims.finish_move(["a", "b"])
+    claims.commit(Batch("c", (server("c", "h1", 1024, membership=group),)))
     assert {claim.host.host_id for claim in claims.members("g")} == {"h1"}
+
+
+def test_an_aborted_move_leaves_an_affinity_group_together(claims):
+    """Where a member's move was only begun nobody joins at its target, so that it may turn back."""
+    group = Membership("g", Policy.AFFINITY)
+    claims.commit(Batch("a", (server("a", "h0", 1024, membership=group),)))
+    claims.commit(Batch("m", (server("a", "h1", 1024, membership=group, role=Role.TARGET),)))
+    with pytest.raises(Conflict, match="a is moving to host h1"):
+        claims.commit(Batch("b", (server("b", "h0", 1024, membership=group),)))
+    with pytest.raises(Conflict, match="a is on host h0, not h1"):
+        claims.commit(Batch("b", (server("b", "h1", 1024, membership=group),)))
+    claims.abort_move(["a"])
+    claims.commit(Batch("b", (server("b", "h0", 1024, membership=group),)))
+    assert {claim.host.host_id for claim in claims.members("g")} == {"h0"}
 
 
 def test_company_at_commit(claims):

@@ -74,7 +74,7 @@ class NaivePlacement:
         if group and request.membership.policy is Policy.ANTI_AFFINITY and any(c.owner in group for c in mine):
             return False
         together = request.membership is not None and request.membership.policy is Policy.AFFINITY
-        if together and any(self.settled(owner) != host.host_id for owner in group):
+        if together and any(c.owner in group and c.host.host_id != host.host_id for c in self.claims if c.host):
             return False
         if sum(claim.host.memory_mib for claim in mine) + need.memory_mib > host.memory_mib - host.reserved_memory_mib:
             return False
