@@ -206,10 +206,13 @@ class BlobWriter:
         blob_id: bytes,
         inline_bytes_max: int,
         fallocate_bytes: int,
-        make_room: Callable[[int], None],
-        on_failure: Callable[[OSError], NoReturn],
+        make_room: Callable[[int, int], None],
+        on_failure: Callable[[OSError, int], NoReturn],
     ) -> None:
-        """`make_room(bytes)` raises DeviceFull or DeviceFenced when the device must not grow by that."""
+        """`make_room(bytes, held_bytes)` raises DeviceFull or DeviceFenced when the device must not grow by that.
+
+        Both it and `on_failure` are told how many bytes of the disk are held already.
+        """
         self.size_bytes = 0
         self.blob_id = blob_id
         self.table_checksum = 0
@@ -254,7 +257,7 @@ class BlobWriter:
         self._write_file(data)
 
     def _spill(self) -> None:
-        self._make_room(self._inline_bytes_max)
+        self._make_room(self._inline_bytes_max, 0)
         path = f"{self._incoming}/{self.blob_id.hex()}"
         with self._failing():
             self._fd = self._disk.open(path, WRITE_NEW)
@@ -267,7 +270,7 @@ class BlobWriter:
         end = self.size_bytes + len(data)
         if end > self._reserved:
             step = max(self._fallocate_bytes, end - self._reserved)
-            self._make_room(step)
+            self._make_room(step, self._reserved)
             with self._failing():
                 self._disk.fallocate(self._fd, self._reserved, step)
             self._reserved += step
@@ -327,7 +330,7 @@ class BlobWriter:
         try:
             yield
         except OSError as error:
-            self._on_failure(error)
+            self._on_failure(error, self._reserved)
 
     def take_data(self) -> bytes:
         """The whole data of a finished writer that is in memory."""

@@ -94,6 +94,7 @@ ROOM_CHECK_MS = 250
 ROOM_CHECK_BYTES = 8 << 20
 STATISTICS_MS = 1_000
 TURNED_AWAY_MS = 60_000
+TURNED_AWAY_MS_MIN = 5_000
 MOVES_RETRY_MS = 1_000
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -129,8 +130,10 @@ class Device:
         self._room_now = ROOM_FOR_ALL
         self._room_at_ms = -ROOM_CHECK_MS
         self._room_bytes = 0
-        self._turned_away_until_ms = 0
-        """Until then it counts as full, since something was too large for the room that there was."""
+        self._turned_away_at_ms = -TURNED_AWAY_MS
+        """When something was last too large for the room that there was: for a while it counts as full, see _full."""
+        self._turned_away_bytes = 0
+        """Free bytes that would have been enough for it, its own part that is given back included."""
         self._moves_at_ms = 0
         """Not before then is what background work has queued tried again."""
         self._statistics_at_ms = now_ms()
@@ -271,7 +274,7 @@ class Device:
         """Nothing of the batch is in the log."""
         if error.errno in NO_ROOM:
             self._room_at_ms = self._now_ms() - ROOM_CHECK_MS
-            self._turned_away_until_ms = self._now_ms() + TURNED_AWAY_MS
+            self._note_turned_away(batch.offset - batch.start)
             batch.failure = Written(Status.FULL, detail=str(error))
         else:
             self._fence_at_published(f"the log can't be written: {error}")
@@ -415,21 +418,32 @@ class Device:
             return ROOM_FOR_NOTHING
         return ROOM_FOR_DELETES if free < kept_back else ROOM_FOR_ALL
 
-    def _make_room(self, length: int) -> None:
-        """For a BlobWriter: raises DeviceFull, DeviceFenced."""
+    def _note_turned_away(self, given_back_bytes: int) -> None:
+        """Something met the end of the file system, and gives back what it had."""
+        try:
+            _, free = self._disk.free_bytes(str(self.path))
+        except OSError:
+            free = 0
+        self._turned_away(free + given_back_bytes + self.settings.fallocate_bytes)
+
+    def _turned_away(self, enough_bytes: int) -> None:
+        self._turned_away_at_ms, self._turned_away_bytes = self._now_ms(), enough_bytes
+
+    def _make_room(self, length: int, held_bytes: int = 0) -> None:
+        """For a BlobWriter that holds so many bytes already: raises DeviceFull, DeviceFenced."""
         fence = self._parts.fence
         if fence is not None:
             raise DeviceFenced(fence.reason)
         total, free = self._disk.free_bytes(str(self.path))
         kept_back, _ = self.settings.kept_back_bytes(total)
         if free - length < kept_back:
-            self._turned_away_until_ms = self._now_ms() + TURNED_AWAY_MS
+            self._turned_away(kept_back + held_bytes + length)
             raise DeviceFull(f"{free} bytes are free, {kept_back} of them are kept back")
 
-    def _blob_failed(self, error: OSError) -> NoReturn:
+    def _blob_failed(self, error: OSError, held_bytes: int) -> NoReturn:
         """For a BlobWriter. Want of room is no fault of the disk; anything else is."""
         if error.errno in NO_ROOM:
-            self._turned_away_until_ms = self._now_ms() + TURNED_AWAY_MS
+            self._note_turned_away(held_bytes)
             raise DeviceFull(str(error)) from error
         reason = f"a blob can't be written: {error}"
         self._parts.put_up_fence(Fence(reason, None))
@@ -522,11 +536,20 @@ class Device:
             what = "it takes neither data nor deletions"
         elif free < kept_back:
             what = "it takes no data"
-        elif self._now_ms() < self._turned_away_until_ms:
+        elif self._turns_away(free):
             what = "it turned writes away"
         else:
             return ""
         return f"{what}: {free} bytes are free, {kept_back} are kept back"
+
+    def _turns_away(self, free: int) -> bool:
+        """Whether it counts as full for what it turned away, though the file system has room for less than that.
+
+        Not by the figure alone: what is turned away gives its part back, several at once give back more than each
+        needed, and a quota shows in no figure.
+        """
+        ago_ms = self._now_ms() - self._turned_away_at_ms
+        return ago_ms < (TURNED_AWAY_MS_MIN if free >= self._turned_away_bytes else TURNED_AWAY_MS)
 
     def _packed_statistics(self) -> bytes:
         return bytes(msgpack.packb(tuple(self.statistics())))

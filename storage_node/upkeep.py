@@ -19,6 +19,7 @@ from storage_node.compaction import Compaction, Move, Pacer
 from storage_node.decide import ROOM_FOR_ALL
 from storage_node.identity import Fence
 from storage_node.log import Position, segment_name
+from storage_node.log_writer import ZERO_STEP_BYTES
 from storage_node.work import Progress, SteppedWork, Steps, Work, drive
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from storage_node.state import State
 
 CHECKPOINT_RETRY_MS = 5_000
+PREPARE_RETRY_MS = 1_000
 
 
 class Upkeep:
@@ -42,6 +44,8 @@ class Upkeep:
         self._stuck: set[int] = set()
         """Segments that hold live records which can't be moved."""
         self._retry_at_ms = 0
+        self._prepare_at_ms = 0
+        """Not before then is room for the log made ahead: there was none."""
         self._pacer = Pacer(parts.settings.compaction_bytes_per_s, now_ms)
         self.moves: list[Move] = []
         """Records that compaction wants copied by the next batch."""
@@ -88,8 +92,8 @@ class Upkeep:
             return None
         if self._checkpoint_due():
             return self._new_checkpoint()
-        if parts.log.wants_ahead():
-            return PrepareLog(parts)
+        if parts.log.wants_ahead() and self._now_ms() >= self._prepare_at_ms and self._room() == ROOM_FOR_ALL:
+            return PrepareLog(parts, self._not_prepared)
         if not self._swept:
             self._swept = True
             return SweepOrphans(parts.disk, parts.layout.blobs, self._token, parts.fresh_view, self.removals)
@@ -142,6 +146,9 @@ class Upkeep:
             if ratio < best_ratio:
                 best, best_ratio = number, ratio
         return best
+
+    def _not_prepared(self) -> None:
+        self._prepare_at_ms = self._now_ms() + PREPARE_RETRY_MS
 
     def _compacted(self, segment: int, problems: list[str]) -> None:
         self.problems += problems
@@ -203,23 +210,31 @@ class Upkeep:
 
 
 class PrepareLog(SteppedWork):
-    """Makes room for the log ahead of its need."""
+    """Makes room for the log ahead of its need, but not of what is kept back: that is for deletions and for the index."""
 
     name = "prepare log"
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, on_failure: Callable[[], None]) -> None:
         super().__init__()
-        self._log = parts.log
+        self._parts = parts
+        self._on_failure = on_failure
         self._failed = False
 
     def _run(self) -> Steps:
-        while not self._failed and self._log.wants_ahead(low=False):
+        while not self._failed and self._parts.log.wants_ahead(low=False):
             self._blocking = self._prepare
             yield Progress.BLOCK
+        if self._failed:
+            self._on_failure()
 
     def _prepare(self) -> None:
+        parts = self._parts
         try:
-            self._log.prepare_ahead()
+            total, free = parts.disk.free_bytes(parts.layout.root)
+            if free - ZERO_STEP_BYTES < parts.settings.kept_back_bytes(total)[0]:
+                self._failed = True
+            else:
+                parts.log.prepare_ahead()
         except OSError:
             # Without room the batch that needs the segment finds out, and is refused; what is the disk's fault it finds too.
             self._failed = True

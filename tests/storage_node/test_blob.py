@@ -36,7 +36,7 @@ def make_writer(path: Path, inline_bytes_max: int = 100) -> BlobWriter:
     for name in ("incoming", "blobs/00"):
         (path / name).mkdir(parents=True, exist_ok=True)
 
-    def fail(error: OSError) -> NoReturn:
+    def fail(error: OSError, _: int) -> NoReturn:
         raise error
 
     return BlobWriter(
@@ -46,7 +46,7 @@ def make_writer(path: Path, inline_bytes_max: int = 100) -> BlobWriter:
         BLOB_ID,
         inline_bytes_max,
         1 << 20,
-        lambda length: None,
+        lambda length, held: None,
         fail,
     )
 
@@ -210,7 +210,7 @@ def test_room_is_asked_for_before_it_is_taken(memory_path: Path) -> None:
     writer = make_writer(memory_path)
     asked: list[int] = []
 
-    def make_room(length: int) -> None:
+    def make_room(length: int, _: int) -> None:
         asked.append(length)
         if len(asked) > 3:
             raise DeviceFull("enough")

@@ -16,7 +16,9 @@ from storage_node.errors import DeviceFenced, DeviceFull
 from storage_node.operations import (
     DeleteObject,
     Found,
+    FoundStatistics,
     GetObject,
+    GetStatistics,
     Locked,
     LockObject,
     PutCatalog,
@@ -25,6 +27,7 @@ from storage_node.operations import (
     Status,
     Written,
 )
+from storage_node.reader import LocalReader
 from storage_node.settings import KIB, MIB, DeviceSettings
 from tests.storage_node.crash_disk import RecordingDisk
 from tests.storage_node.devices import SMALL, StillClock, die, drive_all, hash_of, make_device, open_device
@@ -214,6 +217,57 @@ def test_what_is_kept_back_is_for_deletions_then_for_nobody(memory_path: Path) -
     assert device.statistics().full.startswith("it takes neither data nor deletions")
     device._room_at_ms -= 1000
     assert device.apply([DeleteObject(*put(1)[:2], 7)])[0].status == Status.FULL
+    device.close()
+
+
+def test_a_device_that_turned_a_blob_away_is_full_until_there_is_room_for_it(memory_path: Path) -> None:
+    """Also while nobody writes; where the figure says nothing (a quota), for a minute."""
+    disk, clock = PartialDisk(str(memory_path / "d")), StillClock()
+    settings = replace(SMALL, free_bytes_min=10 * MIB, free_bytes_min_delete=5 * MIB, inline_bytes_max=KIB)
+    device = make_device(memory_path / "d", settings, disk, clock)
+    disk.free = 20 * MIB
+
+    def turn_away(size_bytes: int) -> None:
+        with pytest.raises(DeviceFull):
+            device.open_write().write(bytes(size_bytes))
+
+    def full_after(ms: int) -> str:
+        clock.now += ms
+        device.next_work()
+        reader = LocalReader(memory_path / "d")
+        stored = reader.read(GetStatistics())
+        reader.close()
+        assert isinstance(stored, FoundStatistics)
+        assert stored.statistics is not None
+        assert stored.statistics.full == device.statistics().full
+        return stored.statistics.full
+
+    turn_away(15 * MIB)
+    assert "turned writes away" in full_after(30_000)
+    disk.free = 26 * MIB
+    assert full_after(1_000) == ""
+    turn_away(17 * MIB)
+    assert "turned writes away" in full_after(59_000)
+    assert full_after(2_000) == ""
+    device.close()
+
+
+def test_what_is_kept_back_is_not_for_the_log_ahead_of_its_need(memory_path: Path) -> None:
+    """Zeros for speed never take what deletions need, and are not asked for again and again; with room they go on."""
+    disk, clock = PartialDisk(str(memory_path / "d")), StillClock()
+    settings = replace(
+        SMALL, segment_bytes=MIB, zero_ahead_bytes=MIB, free_bytes_min=8 * MIB, free_bytes_min_delete=MIB
+    )
+    device = make_device(memory_path / "d", settings, disk, clock)
+    drive_all(device)
+    device.apply([put(1)])
+    disk.free = 8 * MIB
+    size = sum(path.stat().st_size for path in (memory_path / "d" / "log").iterdir())
+    drive_all(device)
+    assert sum(path.stat().st_size for path in (memory_path / "d" / "log").iterdir()) == size
+    disk.free, clock.now = 80 * MIB, clock.now + 2_000
+    drive_all(device)
+    assert sum(path.stat().st_size for path in (memory_path / "d" / "log").iterdir()) > size
     device.close()
 
 
