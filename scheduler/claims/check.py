@@ -171,10 +171,16 @@ def _check_owner(claim: Claim, claims: tuple[Claim, ...]) -> None:
     if len(claims) > 1:
         raise ClaimStateError(f"{claim.owner} is moving already; finish that move or abort it first")
     held = claims[0]
-    unknown = {disk.disk_id for disk in claim.disks} - {disk.disk_id for disk in held.disks}
-    if unknown:
-        raise ClaimStateError(f"{claim.owner} holds no disk {min(unknown)} that could move")
-    # A larger target would be held when the move is finished, and no quota was asked then.
+    sizes = {disk.disk_id: disk.size_bytes for disk in held.disks}
+    for disk in claim.disks:
+        if disk.disk_id not in sizes:
+            raise ClaimStateError(f"{claim.owner} holds no disk {disk.disk_id} that could move")
+        # What is larger at the target would be held when the move is finished, and no quota was asked then.
+        if disk.size_bytes != sizes[disk.disk_id]:
+            raise ClaimStateError(
+                f"{claim.owner}: disk {disk.disk_id} has {sizes[disk.disk_id]} bytes, not {disk.size_bytes}; "
+                "a move does not change its size"
+            )
     if (claim.project, claim.membership, _size(claim)) != (held.project, held.membership, _size(held)):
         raise ClaimStateError(
             f"{claim.owner}: a move changes neither project nor group nor what the owner is, nor its size"

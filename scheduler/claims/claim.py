@@ -229,7 +229,8 @@ class Claims(Protocol):
         """Claim all of the batch, or nothing. The same answer when this very batch was committed before.
 
         Conflict if a host or SR is closed or full or a group policy would break, now; QuotaExceeded; KeyReused; KeySpent;
-        ClaimStateError if an owner holds already (role HELD), or holds nothing or moves already (role TARGET).
+        ClaimStateError if an owner holds already (role HELD); if it holds nothing, moves already or would come out of
+        the move with another size (role TARGET).
         """
         ...
 

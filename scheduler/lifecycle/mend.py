@@ -7,6 +7,7 @@ left alone: a picture of a house in which people walk about shows some of them t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -190,6 +191,11 @@ async def _claim_there(tools: Tools, difference: Difference) -> None:
     claims = await tools.database.block(lambda: tools.claims.of(difference.subject))
     held = next((claim for claim in claims if claim.role is Role.HELD), None)
     wanted = await _claim_of(tools, picture, difference.subject, held)
+    if wanted is not None and held is not None:
+        # A disk's claim grows before its record does: what is held says how large it is.
+        sizes = {disk.disk_id: disk.size_bytes for disk in held.disks}
+        disks = tuple(replace(disk, size_bytes=sizes.get(disk.disk_id, disk.size_bytes)) for disk in wanted.disks)
+        wanted = replace(wanted, disks=disks)
     if wanted is None or wanted == held:
         return
     key = f"reconcile.{difference.subject}.{int(tools.now_s() * 1000)}.{tools.new_id()}"

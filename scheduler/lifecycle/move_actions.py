@@ -9,6 +9,7 @@ asked where the server is before one of the two is let go.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from sqlalchemy import Connection
@@ -48,7 +49,8 @@ async def claim_target(job: Job) -> Outcome:
         for volume in volumes:
             holds, _ = await job.holds(volume.id)
             if holds is not None:
-                lying[volume.id] = (volume, holds.disks[0].sr_id)
+                there = holds.disks[0]
+                lying[volume.id] = (replace(volume, size_bytes=there.size_bytes), there.sr_id)
         request = move_request_of(
             server,
             held,

@@ -247,8 +247,13 @@ class Histories(RuleBasedStateMachine):
         disks = tuple(replace(disk, sr_id=self.srs[int(disk.sr_id) % len(self.srs)].sr_id) for disk in claim.disks)
         if mine and mine[0].host is not None:
             known = {disk.disk_id: disk.size_bytes for disk in mine[0].disks}
-            disks = tuple(replace(disk, size_bytes=known[disk.disk_id]) for disk in disks if disk.disk_id in known)
-            size = mine[0].host if number % 8 else share  # now and then one that would come out of its move larger
+            # Now and then a server or a disk would come out of its move with another size.
+            disks = tuple(
+                replace(disk, size_bytes=known[disk.disk_id]) if number % 3 else disk
+                for disk in disks
+                if disk.disk_id in known
+            )
+            size = mine[0].host if number % 8 else share
             share = replace(size, host_id=share.host_id)
             aimed = replace(mine[0], host=share, disks=disks, role=Role.TARGET)
         else:
@@ -293,7 +298,7 @@ class Histories(RuleBasedStateMachine):
                     return True
             elif disk.movable and (disk.volume or role is Role.TARGET):
                 known = [share for claim in claims for share in claim.disks if share.disk_id == disk.disk_id]
-                if len(known) != 1 or claims[0].project != request.project:
+                if len(known) != 1 or claims[0].project != request.project or known[0].size_bytes != disk.size_bytes:
                     return True
         return False
 

@@ -50,7 +50,8 @@ class NaiveClaims:
             return not mine
         return (
             len(mine) == 1
-            and {disk.disk_id for disk in claim.disks} <= {disk.disk_id for disk in mine[0].disks}
+            and {(disk.disk_id, disk.size_bytes) for disk in claim.disks}
+            <= {(disk.disk_id, disk.size_bytes) for disk in mine[0].disks}
             and (claim.project, claim.membership) == (mine[0].project, mine[0].membership)
             and (claim.host is None) == (mine[0].host is None)
             and asked(Batch("?", (replace(claim, disks=(), role=Role.HELD),)))

@@ -184,6 +184,19 @@ def test_owner_holds_once(claims):
         claims.commit(Batch("k7", (server("s", "h2", 2048, 1, DiskShare("d", "sr0", GIB), role=Role.TARGET),)))
 
 
+@pytest.mark.parametrize("gib", [19, 21])
+def test_a_move_changes_no_disk(claims, gib):
+    """A disk of another size at the target is refused, of a server and of a volume, also where quota and SRs have room."""
+    claims.commit(Batch("make", (server("s", "h0", 2048, 1, DiskShare("root", "sr0", 20 * GIB)), volume("v", gib=20))))
+    for key, target in (
+        ("a", server("s", "h1", 2048, 1, DiskShare("root", "sr1", gib * GIB), role=Role.TARGET)),
+        ("b", volume("v", "sr1", gib, role=Role.TARGET)),
+    ):
+        with pytest.raises(ClaimStateError, match="a move does not change its size"):
+            claims.commit(Batch(key, (target,)))
+    assert figures(claims) == EMPTY | {"h0": (2048, 1), "sr0": (40,)}
+
+
 def moving(claims) -> None:
     """A server on h0 with disks on both SRs and a volume; all but one disk on their way to h1 and sr1."""
     own = (DiskShare("root", "sr0", 20 * GIB), DiskShare("data", "sr1", 5 * GIB))
