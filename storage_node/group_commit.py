@@ -26,7 +26,7 @@ from typing import Protocol
 import trio
 
 from storage_node.device import Batch, Device, DeviceWrite, PutBlob
-from storage_node.operations import Answer, Locked, PutObject, PutRow, Written
+from storage_node.operations import Answer, Locked, LockObject, PutObject, PutRow, Status, Written
 from storage_node.wire_settings import ServerSettings
 
 _WEIGHT = 0.2
@@ -104,6 +104,8 @@ class GroupCommit:
         self._settings = settings
         self._operations: list[DeviceWrite] = []
         self._sinks: list[tuple[Sink, int]] = []
+        self._under_way: tuple[list[DeviceWrite], list[tuple[Sink, int]]] = [], []
+        """Of the group that is being committed."""
         self._pending_bytes = 0
         self._bell = Doorbell()
         self._published = trio.lowlevel.ParkingLot()
@@ -155,17 +157,32 @@ class GroupCommit:
     async def run(self) -> None:
         """Commit until stop(). Cancellation does not end it: whoever starts it calls stop()."""
         with trio.CancelScope(shield=True):
-            while True:
-                if self._operations or self._device.wants_commit:
-                    await self._commit()
-                elif self._stopping:
-                    return
-                else:
-                    await self._bell.wait()
+            try:
+                while True:
+                    if self._operations or self._device.wants_commit:
+                        await self._commit()
+                    elif self._stopping:
+                        return
+                    else:
+                        await self._bell.wait()
+            except BaseException:
+                self._give_up()
+                raise
+
+    def _give_up(self) -> None:
+        """Committing has failed for good, by a fault of ours: who waits must not wait for ever, or the server never ends."""
+        self._stopping = True
+        operations, sinks = self._under_way
+        waiting = zip([*operations, *self._operations], [*sinks, *self._sinks], strict=True)
+        self._operations, self._sinks, self._under_way = [], [], ([], [])
+        for operation, (sink, token) in waiting:
+            kind = Locked if type(operation) is LockObject else Written
+            sink.answer(token, kind(Status.UNREACHABLE, detail="this device's commits have failed"))
 
     async def _commit(self) -> None:
         device = self._device
         operations, sinks = self._take()
+        self._under_way = operations, sinks
         batch = device.decide(operations)
         if batch.needs_sync:
             if self.policy.inline:
@@ -177,6 +194,7 @@ class GroupCommit:
         answers = device.publish(batch)
         self.group_count += 1
         self.operation_count += len(operations)
+        self._under_way = [], []
         self._answer(sinks, answers)
         self._published.unpark_all()
         if self._operations:  # more than one group's worth waited: let the readers have their turn

@@ -209,3 +209,25 @@ async def test_locks_need_no_sync(tmp_path: Path) -> None:
         assert not gated.syncing.is_set()
         gated.gate.set()
     device.close()
+
+
+async def test_who_waits_is_answered_when_committing_fails(tmp_path: Path) -> None:
+    """A fault of ours ends the server, as it should: nobody's wait for an answer may keep it from ending."""
+
+    class Broken:
+        wants_commit = False
+
+        def decide(self, operations: object) -> None:
+            raise RuntimeError("a bug")
+
+    answers = Answers()
+    committer = GroupCommit(Broken(), ServerSettings())  # type: ignore[arg-type]
+    assert committer.submit(DeleteObject(hash_of(1), b"/a/c/1", NOW), answers, 7)
+    assert committer.submit(LockObject(hash_of(1), b"/a/c/1", NOW, 1000), answers, 8)
+    with pytest.raises(RuntimeError, match="a bug"):
+        await committer.run()
+    assert [(token, answer.status) for token, answer in answers.got] == [
+        (7, Status.UNREACHABLE),
+        (8, Status.UNREACHABLE),
+    ]
+    assert not committer.submit(DeleteObject(hash_of(1), b"/a/c/1", NOW), answers, 9)
