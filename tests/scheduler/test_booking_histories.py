@@ -25,7 +25,8 @@ from scheduler.metadata import METADATA
 from scheduler.placement import reasons
 from scheduler.placement.request import Policy
 from tests.scheduler.claims.naive import QUOTA, STATE
-from tests.scheduler.histories import Histories, SqlHistories
+from tests.scheduler.histories.machine import Histories
+from tests.scheduler.histories.sql import SqlHistories
 
 EXAMPLES = 40
 STEPS = 80
@@ -120,7 +121,8 @@ def test_histories_in_postgresql(postgresql):
 
 # ------------------------------------------------------------------------------------------------ what if a check were off
 
-_check_host, _check_sr, _check_group, _check_company = (
+_check_owner, _check_host, _check_sr, _check_group, _check_company = (
+    check._check_owner,
     check._check_host,
     check._check_sr,
     check._check_group,
@@ -137,6 +139,12 @@ def _group_but(policy: Policy) -> Callable:
             _check_group(claim, batch, view)
 
     return broken
+
+
+def _owner_but_sizes(claim, claims) -> None:
+    known = {disk.disk_id: disk.size_bytes for held in claims for disk in held.disks}
+    disks = tuple(replace(disk, size_bytes=known.get(disk.disk_id, disk.size_bytes)) for disk in claim.disks)
+    _check_owner(replace(claim, disks=disks), claims)
 
 
 class _Settled:
@@ -208,6 +216,7 @@ BROKEN = {
     ),
     "quota": (check, "_check_quota", lambda *_: None, "claimed against quota"),
     "owner": (check, "_check_owner", lambda *_: None, "claimed against state"),
+    "size of a disk that moves": (check, "_check_owner", _owner_but_sizes, "claimed against state"),
     "idempotency key": (
         MemoryClaims,
         "commit",
