@@ -5,8 +5,9 @@ other whatever they do. Here every transaction takes the write lock when it begi
 SQLite runs them one after the other. The journal is a write-ahead log, synced at every commit: what was acknowledged
 survives a power cut.
 
-On PostgreSQL transactions run side by side. An engine as `open_engine` makes it leaves them READ COMMITTED: code must lock or
-compare what it decides by. Claims take `with_snapshots` of it, REPEATABLE READ, and begin anew where a row changed under them.
+On PostgreSQL transactions run side by side. An engine as `open_engine` makes it leaves them READ COMMITTED: code must
+lock or compare what it decides by. Claims take `with_snapshots` of it, REPEATABLE READ, and begin anew where a row
+changed under them.
 """
 
 from __future__ import annotations
