@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ringstead.errors import ClusterDown, UsageError
-from ringstead.options import data_option, json_option, service_option
+from ringstead.options import RateCommand, data_option, json_option, service_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ ASK_TIMEOUT_S: Final = 10.0
 _ACTIONS: Final = ("show", "pause", "resume", "rate")
 
 
-@click.command()
+@click.command(cls=RateCommand)
 @click.argument("name", metavar="list|NAME", default="list")
 @click.argument("action", type=click.Choice(_ACTIONS), default="show", metavar="[show|pause|resume|rate]")
 @click.argument("values", nargs=-1, metavar="[RATE] VALUE|default")
@@ -42,7 +42,7 @@ def daemon(name: str, action: str, values: tuple[str, ...], data: Path, config: 
     NAME is replicator, auditor, updater, expirer, reaper or reclaimer; `list` shows all. `rate 16MiB` sets a daemon's
     first rate, `rate entries_per_s 500` another, `rate default` lets all of them be what the settings say.
     """
-    from ringstead.daemon_output import daemon_lines, daemon_table
+    from ringstead.daemon_output import change_lines, daemon_lines, daemon_table
 
     path = _control(data, config)
     if name == "list":
@@ -66,7 +66,9 @@ def daemon(name: str, action: str, values: tuple[str, ...], data: Path, config: 
     if as_json:
         click.echo(json.dumps(described))
     else:
-        click.echo("\n".join(daemon_lines(name, described)))
+        click.echo(
+            "\n".join(change_lines(name, action, described) if action != "show" else daemon_lines(name, described))
+        )
 
 
 def _wish(action: str, values: Sequence[str]) -> dict[str, Any]:

@@ -64,6 +64,22 @@ def daemon_lines(name: str, described: Described) -> list[str]:
     return lines
 
 
+def change_lines(name: str, action: str, described: Described) -> list[str]:
+    """What a daemon is after a change, and how to undo that."""
+    state, _ = state_of(described)
+    paused = described["statistics"]["paused"]
+    lasts = ", also when its process begins anew" if action == "pause" else ""
+    rates = ", ".join(f"{rate} {rate_text(rate, found['value'])}" for rate, found in described["rates"].items())
+    if action != "rate":
+        undo = (
+            f"`ringstead daemon {name} {'resume' if paused else 'pause'}` {'lets it go on' if paused else 'holds it'}"
+        )
+        return [f"{name} is {state}{lasts}", undo]
+    by_hand = any(found["kept"] for found in described["rates"].values())
+    undo = f"`ringstead daemon {name} rate default` is back to the settings" if by_hand else "as the settings say"
+    return [f"{name} is {state}; at most {rates}", undo]
+
+
 def _figure(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.3f}"

@@ -37,7 +37,7 @@ def device() -> None:
 def list_devices(data: Path, config: Path | None, as_json: bool) -> None:
     """Show all devices of the ring, and what is wrong with them."""
     from ringstead.access import cluster_settings, open_cluster, run_command
-    from ringstead.device_status import DeviceStatus, ask_devices, device_table
+    from ringstead.device_status import DeviceStatus, ask_devices, device_table, require_one_up
 
     settings = cluster_settings(data, config)
 
@@ -48,13 +48,14 @@ def list_devices(data: Path, config: Path | None, as_json: bool) -> None:
     devices = run_command(ask)
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(one) for one in devices]))
-        return
-    from rich.console import Console
+    else:
+        from rich.console import Console
 
-    Console(soft_wrap=True, highlight=False).print(device_table(devices))
-    for one in devices:
-        for remark in one.remarks:
-            click.echo(remark)
+        Console(soft_wrap=True, highlight=False).print(device_table(devices))
+        for one in devices:
+            for remark in one.remarks:
+                click.echo(remark)
+    require_one_up(devices)
 
 
 @device.command()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from ringstead.errors import ClusterDown
 from ringstead.figures import size_text
 
 if TYPE_CHECKING:
@@ -111,6 +112,12 @@ async def _ask(replica: Replica) -> DeviceStatus:
         figures.row_count,
         figures.corrupt,
     )
+
+
+def require_one_up(devices: Sequence[DeviceStatus]) -> None:
+    """Raise ClusterDown where no device answers."""
+    if not any(device.up for device in devices):
+        raise ClusterDown("no device answers; is the cluster running? (`ringstead up`)")
 
 
 def device_table(devices: Sequence[DeviceStatus]) -> Table:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from ringstead.figures import parse_rate
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 DATA_VARIABLE = "RINGSTEAD_DATA"
+_NEGATIVE = re.compile(r"-\.?[0-9].*")
+
+
+class RateCommand(click.Command):
+    """A command that takes rates: a negative one is said to be none, rather than an option that there is not."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click.Command. Raises UsageError too."""
+        for negative in filter(_NEGATIVE.fullmatch, args):
+            parse_rate(negative)
+        return super().parse_args(ctx, args)
 
 
 def data_option(function: F) -> F:

@@ -26,12 +26,13 @@ import click
 
 from ringstead.errors import RingsteadError, UsageError
 from ringstead.figures import age_text, parse_rate, size_text
-from ringstead.options import config_option, data_option, json_option
+from ringstead.options import RateCommand, config_option, data_option, json_option
 
 if TYPE_CHECKING:
     from ring.move_preview import MovePreview
     from ring.moves import MoveOrders
     from ringstead.config import ProxyConfig
+    from ringstead.device_status import DeviceStatus
     from ringstead.rebalance import Progress
     from ringstead.ring_home import RingHome
 
@@ -73,11 +74,11 @@ def _home(data: Path, config: Path | None, file: Path | None) -> RingHome:
     return home
 
 
-def command(name: str) -> Callable[[F], click.Command]:
+def command(name: str, cls: type[click.Command] = click.Command) -> Callable[[F], click.Command]:
     """A subcommand that takes the options that say which cluster it is about, before or behind its name."""
 
     def decorate(function: F) -> click.Command:
-        @rebalance.command(name=name, help=function.__doc__)
+        @rebalance.command(name=name, cls=cls, help=function.__doc__)
         @data_option
         @config_option
         @file_option
@@ -188,12 +189,16 @@ def _give_services(home: RingHome) -> None:
 
 def held_bytes(settings: ProxyConfig) -> dict[int, float]:
     """What each device holds now, by id; nothing of those that do not answer."""
+    return {device.id: float(device.used_bytes) for device in _devices(settings)}
+
+
+def _devices(settings: ProxyConfig) -> list[DeviceStatus]:
     from ringstead.access import open_cluster, run_command
     from ringstead.device_status import ask_devices
 
-    async def look() -> dict[int, float]:
+    async def look() -> list[DeviceStatus]:
         async with open_cluster(settings) as cluster:
-            return {device.id: float(device.used_bytes) for device in await ask_devices(cluster)}
+            return await ask_devices(cluster)
 
     return run_command(look)
 
@@ -290,7 +295,7 @@ def resume(home: RingHome, as_json: bool) -> None:
     _order(home, lambda orders: replace(orders, paused=False), as_json)
 
 
-@command("throttle")
+@command("throttle", RateCommand)
 @click.argument("rate", required=False)
 @click.option("--device", "device_rate", metavar="RATE", help="To one device; `none` for no limit.")
 def throttle(home: RingHome, as_json: bool, rate: str | None, device_rate: str | None) -> None:
@@ -321,12 +326,23 @@ def _show(home: RingHome, *, as_json: bool) -> None:
 
     found = progress(home.settings, home.generations())
     click.echo(json.dumps(found.as_json()) if as_json else progress_text(found))
+    if not found.answering:
+        _require_cluster(home)
+
+
+def _require_cluster(home: RingHome) -> None:
+    """Raise ClusterDown where not even a device answers: what the files say is then not what happens."""
+    from ringstead.device_status import require_one_up
+
+    require_one_up(_devices(home.settings))
 
 
 def progress_text(found: Progress) -> str:
     """A line about a move."""
     if found.problem:
         return f"the rings here are not followed: {found.problem}"
+    if not found.under_way and not found.answering:
+        return f"the ring with epoch {found.epochs[0]} is the only one in force; the replicator here does not answer"
     if not found.under_way:
         return f"nothing moves; the ring has epoch {found.epochs[0]}"
     line = f"epoch {', '.join(map(str, reversed(found.epochs[1:])))} -> {found.epochs[0]}: "
@@ -362,6 +378,8 @@ def watch(home: RingHome, as_json: bool, timeout_s: float | None) -> None:
     generations = home.generations()
     ending_s = time.monotonic() + timeout_s if timeout_s is not None else None
     waiting = threading.Event()
+    if not progress(home.settings, generations).answering:
+        _require_cluster(home)
     with _bar(as_json) as show:
         while True:
             found = progress(home.settings, generations)

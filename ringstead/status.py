@@ -16,7 +16,7 @@ from ringstead.access import Target, open_cluster, run_command
 from ringstead.config import ProxyConfig
 from ringstead.control import ask, control_path
 from ringstead.daemon_output import daemon_table
-from ringstead.device_status import ASK_TIMEOUT_S, DeviceStatus, ask_devices, device_table
+from ringstead.device_status import ASK_TIMEOUT_S, DeviceStatus, ask_devices, device_table, require_one_up
 from ringstead.errors import ClusterDown
 
 
@@ -51,8 +51,7 @@ def show_status(data: Path, config: Path | None, *, as_json: bool) -> None:
         click.echo(json.dumps({**asdict(found), "healthy": found.healthy}))
     else:
         _print(found)
-    if not any(device.up for device in found.devices):
-        raise ClusterDown("no device answers; is the cluster running? (`ringstead up`)")
+    require_one_up(found.devices)
 
 
 async def _gather(settings: ProxyConfig) -> ClusterStatus:

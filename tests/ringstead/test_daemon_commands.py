@@ -40,7 +40,10 @@ def test_each_daemon_tells_its_backlog_and_its_rates(cluster: TestCluster) -> No
 
 def test_pause_and_rate_survive_the_death_of_the_process(cluster: TestCluster) -> None:
     """kill -9 of the daemons: the one that was paused stays paused, at the rate that it was given, until it is resumed."""
-    cluster.ringstead("daemon", "auditor", "pause")
+    assert cluster.ringstead("daemon", "auditor", "pause").stdout.splitlines() == [
+        "auditor is paused, also when its process begins anew",
+        "`ringstead daemon auditor resume` lets it go on",
+    ]
     cluster.ringstead("daemon", "auditor", "rate", "entries_per_s", "1.5k")
     try:
         assert "paused" in cluster.ringstead("status").stdout
@@ -59,14 +62,14 @@ def test_pause_and_rate_survive_the_death_of_the_process(cluster: TestCluster) -
         cluster.ringstead("daemon", "auditor", "resume")
         said = cluster.ringstead("daemon", "auditor", "rate", "default").stdout
     assert "auditor is well" in said
-    assert "set by hand" not in said
+    assert said.splitlines()[1:] == ["as the settings say"]
 
 
 def test_metrics_of_daemons_and_devices_are_on_the_proxies_page(cluster: TestCluster) -> None:
     """Backlog, age, pause and rate of each daemon, state and free space of each device, at the one /metrics."""
     give_up_s = time.monotonic() + 30
     series: dict[str, set[str]] = {}
-    while "ringstead_device_up" not in series and time.monotonic() < give_up_s:
+    while not {"ringstead_device_up", "ringstead_auditor_done_part"} <= set(series) and time.monotonic() < give_up_s:
         series = {}
         with urllib.request.urlopen(f"{cluster.endpoint}/metrics", timeout=20) as response:
             page = response.read().decode()
@@ -94,6 +97,7 @@ def test_metrics_of_daemons_and_devices_are_on_the_proxies_page(cluster: TestClu
         (["nobody", "pause"], "there is no daemon 'nobody'; there are replicator, auditor"),
         (["auditor", "rate"], "`rate` takes a value"),
         (["auditor", "rate", "fast"], "'fast' is no rate"),
+        (["auditor", "rate", "-5"], "'-5' is no rate"),
         (["auditor", "rate", "fast", "5"], "no rate 'fast'; it has bytes_per_s, entries_per_s"),
         (["auditor", "pause", "5"], "`pause` takes nothing more"),
         (["list", "pause"], "name one daemon"),
