@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 import traceback
 from collections import Counter
+from collections.abc import Iterator
 from multiprocessing import Pool
 
 from tests.sim.run import Result, run_seed
@@ -18,6 +20,7 @@ def main() -> int:
     parser.add_argument("seed", type=int)
     parser.add_argument("count", type=int, nargs="?", default=1)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no seed after so many, and sum up")
     parser.add_argument("--echo", action="store_true", help="print the trace as it grows")
     options = parser.parse_args()
     print(f"seed {options.seed}, {options.count} of them", flush=True)
@@ -25,24 +28,32 @@ def main() -> int:
     totals: Counter[str] = Counter()
     virtual_s = 0.0
     failed: list[int] = []
+    done = 0
     began_s = time.perf_counter()
-    if options.processes > 1:
-        with Pool(options.processes, maxtasksperchild=50) as pool:
-            for result in pool.imap(run_seed, seeds):
-                virtual_s += result.virtual_s
-                _report(result, totals, failed)
-    else:
-        for seed in seeds:
-            result = run_seed(seed, echo=options.echo)
-            virtual_s += result.virtual_s
-            _report(result, totals, failed)
+    for result in _results(seeds, options.processes, options.echo):
+        done += 1
+        virtual_s += result.virtual_s
+        _report(result, totals, failed)
+        if time.perf_counter() - began_s > options.minutes * 60:
+            break
     took_s = time.perf_counter() - began_s
-    print(f"\n{options.count} seeds, {len(failed)} failed, {virtual_s / 3600:.1f} virtual hours in {took_s:.0f} s")
+    which = f"seeds {seeds.start} to {seeds.start + done - 1}"
+    print(f"\n{which}: {len(failed)} failed, {virtual_s / 3600:.1f} virtual hours in {took_s:.0f} s")
     for kind, count in sorted(totals.items()):
         print(f"{count:9,}  {kind}")
     if failed:
         print(f"failed: {failed}\nto repeat one: make sim SEED={failed[0]}")
     return bool(failed)
+
+
+def _results(seeds: range, processes: int, echo: bool) -> Iterator[Result]:
+    """One after the other, in order."""
+    if processes == 1:
+        for seed in seeds:
+            yield run_seed(seed, echo=echo)
+        return
+    with Pool(processes, maxtasksperchild=50) as pool:
+        yield from pool.imap(run_seed, seeds)
 
 
 def _report(result: Result, totals: Counter[str], failed: list[int]) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -48,12 +49,14 @@ from storage_node.timestamp import WRITER_BITS, Clock
 from storage_node.wire_settings import ClientSettings
 from tests.sim.disk import MachineDisk, SimDisk
 from tests.sim.network import Network
-from tests.sim.world import Process, World, wall_clock
+from tests.sim.world import Process, Violation, World, wall_clock
 
 T = TypeVar("T")
 CLUSTER_KEY = b"k" * 32
 RING_SEED = 5
 PORT = 6200
+FINISH_S = 300.0
+"""A dead process is gone after this, however slow its machine is."""
 CLIENT = ClientSettings(ping_s=10.0)
 """Pings every five seconds would be most of what the simulator does."""
 
@@ -424,8 +427,9 @@ class SimCluster:
         machine.up = False
         for process in machine.processes.values():
             self.kill(process, silent=True)
-        for process in list(machine.processes.values()):
-            await process.done.wait()
+        with whole(f"power off {machine}"):
+            for process in list(machine.processes.values()):
+                await process.done.wait()
         machine.processes.clear()
         machine.disk.cut_power(survival)
         shutil.rmtree(machine.device_path / "recent", ignore_errors=True)
@@ -486,6 +490,15 @@ class Keeper:
                 nursery.start_soon(self.follower.run, (self.peers, self.cluster), sources)
             for service in (self.replicator, self.auditor, self.updater, self.reclaimer, self.expirer, self.reaper):
                 nursery.start_soon(service.run)
+
+
+@contextmanager
+def whole(what: str) -> Iterator[None]:
+    """What is begun here is finished, even when the faults are being ended: a machine left half dead would never come up."""
+    with trio.move_on_after(FINISH_S, shield=True) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise Violation(f"can't {what}: its processes don't end")
 
 
 def address_of(device: RingDevice) -> str:

@@ -18,7 +18,7 @@ from ring.moves import moving_dir
 from ring.ring_file import load
 from storage_node.device import Device
 from storage_node.errors import DeviceError
-from tests.sim.cluster import Machine, SimCluster
+from tests.sim.cluster import Machine, SimCluster, whole
 from tests.sim.disk import SURVIVALS, SimDisk
 from tests.sim.world import Process, Violation, grid
 
@@ -200,7 +200,8 @@ class Faults:
     async def _attend(self, after_s: float) -> None:
         """The operator looks after the victim."""
         await trio.sleep(after_s)
-        await release_fence(self._cluster, self.victim)
+        with whole(f"release the fence of {self.victim}"):
+            await release_fence(self._cluster, self.victim)
 
     async def _change_rings(self) -> None:
         """Devices are drained, and come back, while all else goes on. The operator is on any machine that runs."""

@@ -6,9 +6,12 @@ import ast
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
+from tests.sim.cluster import FINISH_S, whole
 from tests.sim.run import Plan, run_seed
-from tests.sim.world import CLOCKS, PERF_COUNTERS
+from tests.sim.world import CLOCKS, PERF_COUNTERS, Violation
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = (1, 7, 12)
@@ -56,6 +59,18 @@ def test_a_seed_is_a_run() -> None:
     first, second = run_seed(5, plan), run_seed(5, plan)
     assert first.trace_hash == second.trace_hash
     assert first.counts == second.counts
+
+
+async def test_a_power_cut_is_not_left_half_done(autojump_clock: trio.testing.MockClock) -> None:
+    """What is begun is finished though the faults are ended meanwhile, and what never ends is a failure of the run."""
+    finished = False
+    with trio.move_on_after(1.0):
+        with whole("wait a little"):
+            await trio.sleep(FINISH_S / 2)
+            finished = True
+    assert finished
+    with pytest.raises(Violation, match="can't wait for ever"), whole("wait for ever"):
+        await trio.sleep_forever()
 
 
 def test_nothing_else_asks_for_the_time_or_a_thread() -> None:
