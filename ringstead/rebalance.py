@@ -14,7 +14,7 @@ New devices of a one-machine cluster get their services before the ring names th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,6 +164,8 @@ class Progress:
     """Whether the replicator answers."""
     problem: str = ""
     """What keeps the rings here from being followed."""
+    nothing_to_copy: bool = False
+    """The rings in force want every replica at the same devices: it ends when every node follows."""
 
     @property
     def under_way(self) -> bool:
@@ -204,6 +206,7 @@ class Progress:
             "device_bytes_per_s": self.device_bytes_per_s or None,
             "answering": self.answering,
             "problem": self.problem,
+            "nothing_to_copy": self.nothing_to_copy,
         }
 
 
@@ -231,4 +234,9 @@ def progress(settings: ProxyConfig, generations: Generations) -> Progress:
         orders.device_bytes_per_s,
         bool(figures),
         generations.problem,
+        generations.moving and _nothing_to_copy(generations.rings),
     )
+
+
+def _nothing_to_copy(rings: Sequence[Ring]) -> bool:
+    return not any(preview(older, rings[0], {}).replicas for older in rings[1:])

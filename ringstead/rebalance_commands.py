@@ -238,11 +238,14 @@ def _say_plan(planned: MovePreview, waiting: int, rates: tuple[float, float], as
     if as_json:
         click.echo(json.dumps(_plan_json(planned, waiting, rates)))
         return
-    click.echo(
-        f"{count_text(planned.replicas, 'replica')} of {count_text(planned.partitions, 'partition')} move: "
-        f"{size_text(planned.size_bytes)}, about {age_text(planned.duration_s(*rates))} at {size_text(rates[0])}/s in all "
-        f"and {size_text(rates[1])}/s to a device"
-    )
+    if planned.replicas:
+        click.echo(
+            f"{count_text(planned.replicas, 'replica')} of {count_text(planned.partitions, 'partition')} move: "
+            f"{size_text(planned.size_bytes)}, about {age_text(planned.duration_s(*rates))} at {size_text(rates[0])}/s "
+            f"in all and {size_text(rates[1])}/s to a device"
+        )
+    else:
+        click.echo("No data moves: every replica lies where the next ring wants it already; only the ring changes")
     rows = [
         [tier_name(one), tier_name(other), f"{count:,}", size_text(size)]
         for (one, other), (count, size) in sorted(planned.zones.items(), key=lambda item: -item[1][1])
@@ -348,15 +351,15 @@ def progress_text(found: Progress) -> str:
     line = f"epoch {', '.join(map(str, reversed(found.epochs[1:])))} -> {found.epochs[0]}: "
     if not found.answering:
         return line + "the replicator does not answer"
+    if found.nothing_to_copy:
+        return line + "no data to copy; until every node follows"
     if not found.moving:
-        return line + "about to begin"
+        return line + ("paused before it began" if found.paused else "about to begin")
     if found.share == 1.0:
         return line + "all has moved; until every node follows"
-    line += f"{100 * found.share:.1f} %"
+    line += f"{'paused at ' if found.paused else ''}{100 * found.share:.1f} %"
     if found.planned_bytes:
         line += f", {size_text(found.left_bytes)} of {size_text(found.planned_bytes)} left"
-    if found.paused:
-        return line + ", paused"
     left_s = found.left_s()
     return line + (f", about {age_text(left_s)}" if left_s is not None else "")
 

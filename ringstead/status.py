@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,9 @@ from ringstead.control import ask, control_path
 from ringstead.daemon_output import daemon_table
 from ringstead.device_status import ASK_TIMEOUT_S, DeviceStatus, ask_devices, device_table, require_one_up
 from ringstead.errors import ClusterDown
+
+if TYPE_CHECKING:
+    from ringstead.rebalance import Progress
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class ClusterStatus:
     devices: list[DeviceStatus]
     services: list[dict[str, Any]]
     """From the supervisor; empty where there is none."""
-    rebalance: dict[str, Any]
-    """How far a move to a newer ring is: see `ringstead.rebalance.Progress`."""
+    rebalance: Progress
+    """How far a move to a newer ring is."""
     daemons: dict[str, Any]
     """What each daemon of this node tells of itself; empty when their process does not answer."""
     controller: dict[str, Any]
@@ -48,7 +51,7 @@ def show_status(data: Path, config: Path | None, *, as_json: bool) -> None:
     settings = Target(data, config).settings()
     found = run_command(lambda: _gather(settings))
     if as_json:
-        click.echo(json.dumps({**asdict(found), "healthy": found.healthy}))
+        click.echo(json.dumps({**asdict(found), "rebalance": found.rebalance.as_json(), "healthy": found.healthy}))
     else:
         _print(found)
     require_one_up(found.devices)
@@ -68,7 +71,7 @@ async def _gather(settings: ProxyConfig) -> ClusterStatus:
         ring.replica_count,
         devices,
         _ask_process(settings, "supervisor", "status").get("services", []),
-        progress(settings, load_generations(settings.ring_file)).as_json(),
+        progress(settings, load_generations(settings.ring_file)),
         _ask_process(settings, "daemons", "status").get("daemons", {}),
         _ask_process(settings, "controller", "statistics"),
     )
@@ -84,6 +87,8 @@ def _ask_process(settings: ProxyConfig, name: str, operation: str) -> dict[str, 
 def _print(found: ClusterStatus) -> None:
     from rich.console import Console
 
+    from ringstead.rebalance_commands import progress_text
+
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"{found.endpoint}  ring epoch {found.epoch}, {found.replicas:g} replicas")
     console.print()
@@ -98,12 +103,10 @@ def _print(found: ClusterStatus) -> None:
     if found.services:
         deaths = sum(service["deaths"] for service in found.services)
         console.print(f"processes  {len(found.services)}, {deaths} died and were started again")
-    if found.rebalance["under_way"]:
-        share = 100 * found.rebalance["share"]
-        how = "paused" if found.rebalance["paused"] else "moves"
-        console.print(f"rebalance  {how}: {share:.1f} % at the ring with epoch {found.epoch} (`ringstead rebalance`)")
-    if found.rebalance["problem"]:
-        console.print(f"[red]rings      {found.rebalance['problem']}[/]")
+    if found.rebalance.problem:
+        console.print(f"[red]rings      {found.rebalance.problem}[/]")
+    elif found.rebalance.under_way:
+        console.print(f"rebalance  {progress_text(found.rebalance)} (`ringstead rebalance`)")
     if found.daemons:
         console.print(daemon_table(found.daemons))
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 from ring.generations import Generations, finish
 from ring.moves import read_state
 from ringstead.layout import DataDirectory, open_directory
-from ringstead.rebalance import Progress
+from ringstead.rebalance import Progress, progress
 from ringstead.rebalance_commands import progress_text
+from ringstead.ring_home import open_home
 
 
 @pytest.fixture
@@ -89,6 +91,29 @@ def test_a_ring_that_the_builder_has_made_already_is_what_starts(data: Path) -> 
     assert (data / "cluster.ring").read_bytes() == made
     finish(data / "cluster.ring", 2)
     assert "nothing moves" in run("rebalance", "start", *option, code=1)
+
+
+def test_a_change_that_copies_nothing_says_so(data: Path) -> None:
+    """Empty devices that are removed: only the ring changes, and that is said before and while it does."""
+    option = ("--data", str(data))
+    topology = str(data / "ring.toml")
+    run("rebalance", "plan", *option, code=1)
+    run("ring", "--file", topology, "add", "r1z4-127.0.0.1:29111/z4d1", "100")
+    run("rebalance", "start", *option)
+    finish(data / "cluster.ring", 2)
+    run("ring", "--file", topology, "drain", "z4d1")
+    assert not answer("rebalance", "start", *option)["replicas_waiting"]
+    finish(data / "cluster.ring", 3)
+    run("ring", "--file", topology, "remove", "z4d1", "--yes")
+    assert answer("rebalance", "plan", *option)["replicas"] == 0
+    assert run("rebalance", "start", *option).startswith("No data moves")
+    generations = Generations(data / "cluster.ring")
+    found = progress(open_home(data, None, None).settings, generations)
+    assert found.nothing_to_copy
+    assert "4: no data to copy" in progress_text(replace(found, answering=True))
+    assert "4: paused before it began" in progress_text(
+        replace(found, answering=True, paused=True, nothing_to_copy=False)
+    )
 
 
 def test_orders_are_kept(data: Path) -> None:
