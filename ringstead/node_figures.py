@@ -2,7 +2,8 @@
 
 Every daemon has the same five (backlog, age of the oldest, paused, rate, failures), so that one alert covers all of them,
 and others of its own under its name. Every device of this machine has its state and what it holds; one that does not answer
-is `up 0` and nothing else, since yesterday's figures are no figures.
+is `up 0` and nothing else, since yesterday's figures are no figures. A fenced one answers, and still serves reads from the files
+that it has open, also when its directory is gone: it is up, and fenced. Each of the two has its own cause and its own alert.
 
 Names follow Prometheus: base units, `_total` for what only grows (added by who shows it).
 """
@@ -133,7 +134,7 @@ async def device_families(peers: Peers) -> list[Family]:
 
 def families_of(devices: Sequence[tuple[Peer, Statistics | None]]) -> list[Family]:
     """Figures of devices; None for one that does not answer."""
-    up = Family("ringstead_device_up", "1 if its process answers.", GAUGE)
+    up = Family("ringstead_device_up", "1 if its process answers for it, fenced or not.", GAUGE)
     fenced = Family("ringstead_device_fenced", "1 while it takes no writes, until it is released.", GAUGE)
     full = Family("ringstead_device_full", "1 while it takes no data for want of room.", GAUGE)
     others = [Family(f"ringstead_device_{field}", text, kind) for field, kind, text in _DEVICE]
