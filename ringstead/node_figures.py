@@ -2,7 +2,7 @@
 
 Every daemon has the same five (backlog, age of the oldest, paused, rate, failures), so that one alert covers all of them,
 and others of its own under its name. Every device of this machine has its state and what it holds; one that does not answer
-is `up 0` and nothing else, since yesterday's figures are no figures. A fenced one answers, and still serves reads from the files
+is `up 0` and nothing else, since yesterday's figures are no figures. A fenced one answers, and serves reads from the files
 that it has open, also when its directory is gone: it is up, and fenced. Each of the two has its own cause and its own alert.
 
 Names follow Prometheus: base units, `_total` for what only grows (added by who shows it).
