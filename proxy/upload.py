@@ -5,21 +5,21 @@ ever, and the MD5 (the slowest part: about 0.7 GB/s a core) must not wait for th
 
 Idea: the body is taken in rounds of about 1 MiB. In each round the last round's bytes go to all devices and into the MD5
 (in a thread: hashlib lets go of the interpreter) while the next round is read. What came in small pieces is put together
-first: a copy in memory costs less than a frame for each piece to each device, and the frames' checksums are made once for
+first, since a copy in memory costs less than a frame for each piece to each device; the frames' checksums are made once for
 all devices. A device that fails or stalls is dropped; while a majority is left the upload goes on. Nothing is visible before
 `commit`, which sends each device the metadata: it then syncs the file and logs it.
 
 Rejected: stopping at the first failed device (a retry of 5 GiB costs more than a copy that the replicator makes later);
 chaining devices (latency adds up, and one slow device stops all behind it).
 
-Invariants: at most three rounds in memory; what was not committed leaves nothing on any device; whatever the body raises
+Invariants: at most two rounds in memory; what was not committed leaves nothing on any device; whatever the body raises
 aborts the upload and is raised to the caller as it is.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import trio
 
@@ -31,6 +31,8 @@ from storage_node.client import BulkFailed, BulkWrite, PutBlobHeader
 from storage_node.operations import Status, Written
 
 ROUND_BYTES = 1024 * 1024
+SMALL_BYTES = 64 * 1024
+"""Pieces of less are put together before they are sent."""
 STALL_S = 10.0
 """A device that takes no byte for this long is dropped from the upload."""
 COMMIT_TIMEOUT_S = 30.0
@@ -96,8 +98,8 @@ class Upload:
 
         Raises what the body raises, EntityTooLarge, Unavailable.
         """
-        data = b"".join(first)
-        upcoming = b""
+        pieces = _joined(first)
+        upcoming: list[bytes] = []
         raised: list[BaseException] = []
 
         async def read_round() -> None:
@@ -109,15 +111,14 @@ class Upload:
             except Exception as error:
                 raised.append(error)
 
-        while data:
-            self.size_bytes += len(data)
+        while pieces:
+            self.size_bytes += sum(map(len, pieces))
             if self.size_bytes > OBJECT_SIZE_BYTES_MAX:
                 raise EntityTooLarge(f"one upload holds at most {OBJECT_SIZE_BYTES_MAX} bytes; use several parts")
-            upcoming = b""
-            view = memoryview(data)
-            blocks = [make_block(view[at : at + CHUNK_BYTES]) for at in range(0, len(view), CHUNK_BYTES)]
+            upcoming = []
+            blocks = [block for piece in pieces for block in _blocks(piece)]
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._hash, data)
+                nursery.start_soon(self._hash, pieces)
                 for target in self._targets:
                     nursery.start_soon(self._send_round, target, blocks)
                 nursery.start_soon(read_round)
@@ -125,7 +126,7 @@ class Upload:
                 raise raised[0]
             self._targets = [target for target in self._targets if target.write is not None]
             self._check()
-            data = upcoming
+            pieces = upcoming
 
     async def commit(self, header: PutBlobHeader) -> WriteResult:
         """Make it the object on every device; returns once a majority of primaries has, or no primary is left."""
@@ -198,8 +199,8 @@ class Upload:
         self._failures.append(error.status)
         self._cluster.note_failure()
 
-    async def _hash(self, data: bytes) -> None:
-        await trio.to_thread.run_sync(self._md5.update, data)
+    async def _hash(self, pieces: Sequence[bytes]) -> None:
+        await trio.to_thread.run_sync(_update, self._md5, pieces)
 
     async def _send_round(self, target: _Target, blocks: Sequence[Block]) -> None:
         assert target.write is not None
@@ -217,8 +218,8 @@ class Upload:
             await stalled.abort()
 
 
-async def _read_round(body: BodySource) -> bytes:
-    """About ROUND_BYTES of the body; empty at its end."""
+async def _read_round(body: BodySource) -> list[bytes]:
+    """About ROUND_BYTES of the body, small pieces put together; empty at its end."""
     pieces: list[bytes] = []
     held = 0
     while held < ROUND_BYTES:
@@ -227,4 +228,35 @@ async def _read_round(body: BodySource) -> bytes:
             break
         pieces.append(piece)
         held += len(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return _joined(pieces)
+
+
+def _joined(pieces: Sequence[bytes]) -> list[bytes]:
+    """The same bytes, in pieces of SMALL_BYTES or more (but for the last): large ones as they are."""
+    joined: list[bytes] = []
+    small: list[bytes] = []
+    held = 0
+    for piece in pieces:
+        if not small and len(piece) >= SMALL_BYTES:
+            joined.append(piece)
+            continue
+        small.append(piece)
+        held += len(piece)
+        if held >= SMALL_BYTES:
+            joined.append(b"".join(small))
+            small, held = [], 0
+    if held:
+        joined.append(b"".join(small))
+    return joined
+
+
+def _blocks(piece: bytes) -> Iterator[Block]:
+    """A piece as frames of the wire."""
+    view = memoryview(piece)
+    for start in range(0, len(view), CHUNK_BYTES):
+        yield make_block(view[start : start + CHUNK_BYTES])
+
+
+def _update(md5: hashlib._Hash, pieces: Sequence[bytes]) -> None:
+    for piece in pieces:
+        md5.update(piece)
