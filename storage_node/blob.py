@@ -40,6 +40,8 @@ BLOB_BYTES_MAX = 1 << 43
 MAGIC = b"RINGBLB\x01"
 FOOTER = Struct("<8sIIQ16s")
 FOOTER_BYTES = FOOTER.size + 8
+FALLOCATE_FIRST_BYTES = 1024 * 1024
+"""Reserved at first; the file doubles, up to steps of the setting `fallocate_bytes`."""
 WRITEBACK_BYTES = 8 * 1024 * 1024
 """The kernel is asked to begin writing whenever this much more has come."""
 
@@ -269,7 +271,9 @@ class BlobWriter:
     def _write_file(self, data: bytes | bytearray | memoryview) -> None:
         end = self.size_bytes + len(data)
         if end > self._reserved:
-            step = max(self._fallocate_bytes, end - self._reserved)
+            # A small file is not given what it would have to give back: that costs as much as writing half of it.
+            grown = max(self._reserved, FALLOCATE_FIRST_BYTES)
+            step = max(min(self._fallocate_bytes, grown), end - self._reserved)
             self._make_room(step, self._reserved)
             with self._failing():
                 self._disk.fallocate(self._fd, self._reserved, step)

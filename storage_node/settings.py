@@ -20,7 +20,7 @@ class DeviceSettings:
     inline_bytes_max: int = 512 * KIB
     """Objects up to this size are log records; longer ones are files of their own."""
     fallocate_bytes: int = 8 * MIB
-    """Blob files are given room on the disk in steps of this, so that long ones lie in few pieces."""
+    """Long blob files are given room on the disk in steps of this, so that they lie in few pieces."""
 
     free_bytes_min: int = 512 * MIB
     """Below this much free space objects, rows and catalogs are refused as FULL."""
