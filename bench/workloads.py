@@ -77,7 +77,7 @@ def in_s3(workload: Workload) -> Workload:
 GET4K: Final = of_size("GET", "4 KiB", 32)
 PUT4K: Final = of_size("PUT", "4 KiB", 32)
 
-ISSUE: Final = (
+COMPARED: Final = (
     PUT4K,
     GET4K,
     of_size("HEAD", "4 KiB", 32),
@@ -115,8 +115,9 @@ MATRIX: Final = tuple(
 
 SUITES: Final[dict[str, tuple[Workload, ...]]] = {
     "quick": (PUT4K, GET4K),
-    "standard": (*ISSUE, *S3, *CONDITIONS),
+    "peers": COMPARED,
+    "standard": (*COMPARED, *S3, *CONDITIONS),
     "matrix": MATRIX,
-    "full": tuple({workload.title: workload for workload in (*ISSUE, *S3, *CONDITIONS, *MATRIX)}.values()),
+    "full": tuple({workload.title: workload for workload in (*COMPARED, *S3, *CONDITIONS, *MATRIX)}.values()),
     "many-names": (pages(10_000_000),),
 }
