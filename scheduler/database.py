@@ -12,6 +12,9 @@ changed under them.
 
 from __future__ import annotations
 
+import threading
+import time
+from sqlite3 import SQLITE_BUSY, OperationalError
 from sqlite3 import Connection as SqliteConnection
 from typing import Any
 
@@ -19,6 +22,8 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 
 LOCK_TIMEOUT_S = 30.0
 """How long a transaction waits for SQLite's write lock before it gives up."""
+LOCK_LOOK_S = 0.01
+"""Between two attempts where SQLite does not wait by itself."""
 
 
 def open_engine(url: str) -> Engine:
@@ -44,7 +49,7 @@ def _open_sqlite(url: str) -> Engine:
 
     @event.listens_for(engine, "connect")
     def set_pragmas(connection: SqliteConnection, _: Any) -> None:
-        connection.execute("PRAGMA journal_mode = WAL")
+        _use_write_ahead_log(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
 
@@ -53,3 +58,16 @@ def _open_sqlite(url: str) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def _use_write_ahead_log(connection: SqliteConnection) -> None:
+    """Switch the journal, waiting for others: this is the one statement that SQLite refuses at once where it has to wait."""
+    deadline_s = time.monotonic() + LOCK_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except OperationalError as error:
+            if error.sqlite_errorcode != SQLITE_BUSY or time.monotonic() > deadline_s:
+                raise
+        threading.Event().wait(LOCK_LOOK_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
 import threading
 from pathlib import Path
@@ -53,6 +54,21 @@ def test_two_controllers_may_start_at_once(postgresql: object, tmp_path: Path) -
         assert failures == []
         for engine in engines:
             engine.dispose()
+
+
+def test_a_first_start_waits_for_another(tmp_path: Path) -> None:
+    """Who opens the file while another holds it before its journal is the write-ahead log waits, and is not refused."""
+    path = tmp_path / "held.db"
+    path.touch(mode=0o600)
+    holder = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    holder.execute("CREATE TABLE something (x)")
+    holder.execute("BEGIN IMMEDIATE")
+    holder.execute("INSERT INTO something VALUES (1)")
+    letting_go = threading.Timer(0.3, lambda: holder.execute("COMMIT"))
+    letting_go.start()
+    open_database(sqlite_url(path)).dispose()
+    letting_go.join()
+    holder.close()
 
 
 def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
