@@ -105,7 +105,6 @@ async def _run(world: World, cluster: SimCluster, plan: Plan) -> None:
             world.note("all heals")
             await faults.heal()
             await _until_healed(world, cluster, workload, plan.heal_s)
-            _check_devices(cluster)
         except trio.Cancelled:
             raise
         except BaseException as error:
@@ -129,6 +128,7 @@ async def _until_healed(world: World, cluster: SimCluster, workload: Workload, h
         if calm and calm % CALM_LOOKS == 0:
             try:
                 await workload.check_healed()
+                check_devices(cluster)
                 return
             except Unsettled as error:
                 problem = str(error)
@@ -197,8 +197,8 @@ def disagreement(cluster: SimCluster) -> str:
     return ""
 
 
-def _check_devices(cluster: SimCluster) -> None:
-    """Every device is in order, but for what rot has left behind."""
+def check_devices(cluster: SimCluster) -> None:
+    """Every device is in order, but for what rot has left behind. Unsettled if not: a scrub may not have come by yet."""
     for machine in cluster.machines:
         device = machine.device
         assert device is not None
@@ -207,4 +207,4 @@ def _check_devices(cluster: SimCluster) -> None:
         # Where the log is damaged, a blob that nothing names may have been named there: it is kept.
         wrong = [text for text in findings if not text.startswith(BY_ROT) and not (damaged and NAMELESS in text)]
         if wrong:
-            raise Violation(f"{machine.device_name}: {wrong[:5]}")
+            raise Unsettled(f"{machine.device_name}: {wrong[:5]}")
