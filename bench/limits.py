@@ -119,11 +119,17 @@ def _serve_bare(ready: Connection) -> None:
                     connection, _address = listener.accept()
                     connections[connection.fileno()] = connection
                     poll.register(connection, select.EPOLLIN)
-                elif connections[number].recv(65536):
-                    connections[number].send(answer)
-                else:
+                elif not _answered(connections[number], answer):
                     poll.unregister(number)
                     connections.pop(number).close()
+
+
+def _answered(connection: socket.socket, answer: bytes) -> bool:
+    """Answer a request; False once the client has gone."""
+    try:
+        return bool(connection.recv(65536)) and bool(connection.send(answer))
+    except ConnectionError:
+        return False
 
 
 def all_limits(folder: Path) -> dict[str, float]:
