@@ -44,6 +44,14 @@ def test_a_repeated_request_that_fits_nowhere_else_is_answered(full):
     assert list(full.claims.all()) == before
 
 
+def test_a_repeated_request_is_answered_after_its_host_was_taken_away(full):
+    """The first answer stands also where the inventory no longer has the host that it names."""
+    gone = Booking(inventory_of([host(1, pcpus=0)], [sr(0, (1,), gib=60)], full.claims), full.claims)
+    again = gone.book(SERVER, "k")
+    assert again.host_id == "h0"
+    assert [claim.host.host_id for claim in gone.claims.all() if claim.host] == ["h0"]
+
+
 @pytest.mark.parametrize(
     "request_",
     [
