@@ -47,6 +47,8 @@ def main() -> int:
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed: apt-get install wrk")
     arguments.output.mkdir(parents=True, exist_ok=True)
+    if arguments.folder is not None:
+        arguments.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="ringstead-bench-", dir=arguments.folder) as folder:
         report = run(Path(folder), workloads, arguments)
     report["parts"] = run_parts() if arguments.parts else {}

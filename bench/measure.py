@@ -22,6 +22,7 @@ from bench.dialects import Dialect, dialect_of
 from bench.load import Result, WrongAnswerError, run_plan, send_each
 from bench.plan import make_plan, object_name
 from bench.systems.base import NotSupported, System, SystemFailed, wait_s
+from bench.systems.usage import disk_written_bytes
 from bench.verify import ask, verify
 from bench.workloads import KIB, Names, Workload
 
@@ -42,8 +43,8 @@ class Run:
     result: Result
     cpu_us: float
     """Processor time of all of the system's processes, a request."""
-    written_bytes: float
-    """Sent to the disk, a request."""
+    written_bytes: float | None
+    """That reached the disk in the end, a request; None where the disk does not tell."""
 
 
 @dataclass
@@ -69,7 +70,7 @@ class Series:
             "runs": len(rates),
             "mb_per_s": rate * self.workload.moved_bytes / 1e6,
             "cpu_us": statistics.median(run.cpu_us for run in self.runs),
-            "written_bytes": statistics.median(run.written_bytes for run in self.runs),
+            "written_bytes": _median_or_none([run.written_bytes for run in self.runs]),
             "generator_cpu_us": middle.result.generator_cpu_s / max(middle.result.requests, 1) * 1e6,
             "errors": sum(run.result.errors for run in self.runs),
             **{name: value for name, value in asdict(middle.result).items() if name.endswith("_ms")},
@@ -140,7 +141,7 @@ class Subject:
         )
         if workload.method in ("PUT", "DELETE"):
             self._next[container] = first + count
-        before = self.system.usage()
+        written_before = disk_written_bytes(self.system.folder)
         cpu_before = self.system.cpu_s()
         result = run_plan(
             self.system.base_url,
@@ -150,11 +151,14 @@ class Subject:
             head=workload.method == "HEAD",
         )
         cpu_s = self.system.cpu_s() - cpu_before
-        written = self.system.usage().written_bytes - before.written_bytes
+        written_after = disk_written_bytes(self.system.folder)
         if not result.requests:
             raise WrongAnswerError(f"{workload.title}: not one request was answered")
         self._last_rate[workload.title] = result.rate
-        return Run(result, cpu_s / result.requests * 1e6, max(written, 0) / result.requests)
+        written = None
+        if written_before is not None and written_after is not None:
+            written = (written_after - written_before) / result.requests
+        return Run(result, cpu_s / result.requests * 1e6, written)
 
     # ----------------------------------------------------------------------------------------------------------- filling
 
@@ -184,6 +188,11 @@ class Subject:
         answer = ask(self.system.port, dialect.head("GET", container, query=dialect.page_query("", 1000)))
         if answer.status != 200 or answer.body.count(b"n00000") < min(count, 1000):
             raise WrongAnswerError(f"{self.name}: names put there by hand are not listed: {answer.status}")
+
+
+def _median_or_none(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
 
 
 def _container(workload: Workload) -> str:

@@ -185,7 +185,9 @@ def _ms(value: float) -> str:
     return f"{value:.2f} ms" if value < 10 else f"{value:,.0f} ms"
 
 
-def _size(value: float) -> str:
+def _size(value: float | None) -> str:
+    if value is None:
+        return "not known"
     return (
         f"{value:,.0f} B"
         if value < 10_000

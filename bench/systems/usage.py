@@ -1,7 +1,10 @@
-"""What a tree of processes costs: processor seconds, memory, bytes sent to the disk, all from /proc.
+"""What a tree of processes costs: processor seconds and memory, from /proc; and what reached the disk.
 
 Over the whole tree, so that nothing that a system does beside its answers is left out. Processes that end in between take
 their processor seconds along; the kernel adds them to their parent's children's time, which is counted too.
+
+What was written is read from the disk's own counter, after a sync, for the whole machine: the counters of processes count
+a cached page of a megabyte whole when four kilobytes of it become dirty. So only one system may work at a time.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+_SECTOR_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +28,6 @@ class Usage:
     """Memory of its own, and its share of what is shared: mapped files included."""
     private_bytes: int
     """Of that, what is in no file: what the machine would need in swap."""
-    written_bytes: int
     process_count: int
 
 
@@ -44,7 +47,7 @@ def tree_of(roots: Iterable[int]) -> list[int]:
 
 def usage_of(roots: Iterable[int]) -> Usage:
     """The sum over trees of processes."""
-    ticks = pss = private = written = 0
+    ticks = pss = private = 0
     processes = tree_of(roots)
     for process in processes:
         with suppress(OSError):
@@ -53,8 +56,7 @@ def usage_of(roots: Iterable[int]) -> Usage:
             memory = _numbers(process, "smaps_rollup")
             pss += memory.get("Pss", 0) * 1024
             private += memory.get("Pss_Anon", 0) * 1024
-            written += _numbers(process, "io").get("write_bytes", 0)
-    return Usage(ticks / _TICKS, pss, private, written, len(processes))
+    return Usage(ticks / _TICKS, pss, private, len(processes))
 
 
 def cpu_of(roots: Iterable[int]) -> float:
@@ -64,6 +66,20 @@ def cpu_of(roots: Iterable[int]) -> float:
         with suppress(OSError):
             ticks += sum(int(field) for field in _stat(process)[11:13])
     return ticks / _TICKS
+
+
+def disk_written_bytes(folder: Path) -> int | None:
+    """Bytes written so far to the disk that the folder is on, by anybody, journal included; None if it isn't known.
+
+    Syncs first, so that what was written before is counted whole.
+    """
+    os.sync()
+    device = os.stat(folder).st_dev
+    for line in Path("/proc/diskstats").read_text().splitlines():
+        words = line.split()
+        if (int(words[0]), int(words[1])) == (os.major(device), os.minor(device)):
+            return int(words[9]) * _SECTOR_BYTES
+    return None
 
 
 def _stat(process: int) -> list[str]:
