@@ -55,7 +55,7 @@ PARTS: Final = {
     "replicator/": "background",
     "ringstead/": "service frame",
 }
-_OUTERMOST: Final = ("ringstead/process", "ringstead/services", "ringstead/cli", "ringstead/__main__")
+_OUTERMOST: Final = ("ringstead/processes/life", "ringstead/services/run", "ringstead/cli", "ringstead/__main__")
 """Below every sample of a service: they say nothing."""
 ELSE: Final = "event loop and libraries"
 KERNEL: Final = "kernel"
@@ -85,9 +85,7 @@ def part_of(stack: str) -> str:
     for frame in reversed(stack.split(";")):
         _, _, place = frame.rpartition("(")
         for beginning, part in PARTS.items():
-            if place.startswith(beginning) and not place.startswith(
-                ("ringstead/process", "ringstead/services", "ringstead/cli")
-            ):
+            if place.startswith(beginning) and not place.startswith(_OUTERMOST):
                 return part
         if "trio/_core/_run.py" in place or "trio/_core/_io" in place:
             return ELSE

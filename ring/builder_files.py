@@ -39,10 +39,11 @@ from ring import memory as memory_file
 from ring import topology_file
 from ring.durable import replace_file, sync_directory
 from ring.memory import Memory, MemoryFileError
-from ring.ring import Ring
+from ring.ring import NO_DEVICE, Ring
 from ring.ring_file import RingFileError, epoch_of
 from ring.ring_file import dumps as dump_ring
-from ring.topology_file import TOPOLOGY_BYTES_MAX, Design, TopologyFileError
+from ring.topology import Topology
+from ring.topology_file import TOPOLOGY_BYTES_MAX, Design, Settings, TopologyFileError
 
 VERSIONS_MAX = 500
 """Older versions go: at two megabytes each this is a gigabyte, and years of changes."""
@@ -373,3 +374,17 @@ def _restored(state: State, target: State, now_min: int) -> Memory | None:
         return Memory(ring, then.moved_min)
     moved = (now.ring.table != old.table).any(axis=0)
     return replace(then, ring=ring, moved_min=np.where(moved, np.uint32(now_min), now.moved_min))
+
+
+def design_of(ring: Ring, hours: int) -> tuple[Design, Memory]:
+    """What would lead to a ring, and the memory of it."""
+    first = ring.devices[int(ring.table[0, 0])]
+    assert first is not None
+    settings = Settings(
+        part_power=ring.part_power,
+        replicas=int(np.count_nonzero(ring.table != NO_DEVICE)) / ring.part_count,
+        min_part_hours=hours,
+        seed=ring.seed,
+        kind=first.kind,
+    )
+    return Design(settings, Topology.of(d for d in ring.devices if d is not None)), Memory.of(ring)

@@ -16,29 +16,29 @@ from typing import Any, NoReturn
 
 import click
 
-from ringstead.config import CONFIG_CLASSES
+from ringstead.commands.options import config_option, data_option, json_option
 from ringstead.errors import RingsteadError
-from ringstead.options import config_option, data_option, json_option
+from ringstead.settings.config import CONFIG_CLASSES
 
 _ELSEWHERE: Mapping[str, tuple[str, str]] = {
-    "az": ("ringstead.pool_commands", "Availability zones."),
-    "flavor": ("ringstead.volume_commands", "Sizes that servers come in."),
-    "host": ("ringstead.pool_commands", "Hosts of the pools."),
-    "image": ("ringstead.volume_commands", "What servers start from."),
-    "pool": ("ringstead.pool_commands", "Xen pools."),
-    "quota": ("ringstead.pool_commands", "What a project may hold."),
-    "reconcile": ("ringstead.pool_commands", "Hold what is recorded against what the pools run."),
-    "server": ("ringstead.server_commands", "Virtual machines."),
-    "task": ("ringstead.pool_commands", "Work on servers and volumes."),
-    "volume": ("ringstead.volume_commands", "Disks that outlive servers."),
-    "zone": ("ringstead.zone_commands", "What a zone holds, and what would be lost with it."),
-    "daemon": ("ringstead.daemon_commands", "Show, pause, resume and slow a node's daemons."),
-    "device": ("ringstead.device_commands", "Show devices; take them out of service and back."),
-    "user": ("ringstead.user_commands", "Add, list, show and remove users."),
-    "ring": ("ringstead.ring_commands", "Make and change rings."),
-    "rebalance": ("ringstead.rebalance_commands", "Move data to where a changed ring wants it."),
-    "fsck": ("ringstead.fsck", "Check a device that no process serves."),
-    "xensim": ("ringstead.xensim_command", "Simulate XenAPI pools."),
+    "az": ("ringstead.commands.cloud.pools", "Availability zones."),
+    "flavor": ("ringstead.commands.cloud.volumes", "Sizes that servers come in."),
+    "host": ("ringstead.commands.cloud.pools", "Hosts of the pools."),
+    "image": ("ringstead.commands.cloud.volumes", "What servers start from."),
+    "pool": ("ringstead.commands.cloud.pools", "Xen pools."),
+    "quota": ("ringstead.commands.cloud.pools", "What a project may hold."),
+    "reconcile": ("ringstead.commands.cloud.pools", "Hold what is recorded against what the pools run."),
+    "server": ("ringstead.commands.cloud.servers", "Virtual machines."),
+    "task": ("ringstead.commands.cloud.pools", "Work on servers and volumes."),
+    "volume": ("ringstead.commands.cloud.volumes", "Disks that outlive servers."),
+    "zone": ("ringstead.commands.cloud.zones", "What a zone holds, and what would be lost with it."),
+    "daemon": ("ringstead.commands.cluster.daemons", "Show, pause, resume and slow a node's daemons."),
+    "device": ("ringstead.commands.cluster.devices", "Show devices; take them out of service and back."),
+    "user": ("ringstead.commands.cluster.users", "Add, list, show and remove users."),
+    "ring": ("ringstead.commands.ring.group", "Make and change rings."),
+    "rebalance": ("ringstead.commands.cluster.rebalance", "Move data to where a changed ring wants it."),
+    "fsck": ("ringstead.commands.cluster.fsck", "Check a device that no process serves."),
+    "xensim": ("ringstead.commands.xensim", "Simulate XenAPI pools."),
 }
 """Commands in modules of their own, with the help that `ringstead --help` shows without importing them."""
 _LOGGING = frozenset({"device", "rebalance", "serve", "status", "up", "user", "xensim"})
@@ -73,7 +73,7 @@ class LazyGroup(click.Group):
 def cli(ctx: click.Context) -> None:
     """Ringstead: one ring for a small private cloud."""
     if ctx.invoked_subcommand in _LOGGING:
-        from ringstead.logs import load_structlog
+        from ringstead.processes.logs import load_structlog
 
         load_structlog()
 
@@ -91,9 +91,9 @@ def version() -> None:
 @click.option("--config", "config_path", type=click.Path(path_type=Path), required=True, metavar="FILE")
 def serve(service: str, config_path: Path) -> None:
     """Run one service of one node."""
-    from ringstead.config import config_class_of
-    from ringstead.config_file import load
-    from ringstead.services import run_service
+    from ringstead.services.run import run_service
+    from ringstead.settings.config import config_class_of
+    from ringstead.settings.config_file import load
 
     config = load(config_class_of(service), config_path)
     sys.exit(run_service(config))
@@ -110,9 +110,9 @@ def serve(service: str, config_path: Path) -> None:
 @click.option("--xen-port", type=int, help="Port of the simulated hosts.  [a free one]")
 def up(data: Path, **options: Any) -> None:
     """Run a cluster on this machine; made on first use, carried on with afterwards."""
-    from ringstead.layout import DataDirectory
-    from ringstead.next_steps import print_next_steps
-    from ringstead.up import run_up
+    from ringstead.one_machine.layout import DataDirectory
+    from ringstead.one_machine.next_steps import print_next_steps
+    from ringstead.one_machine.up import run_up
 
     asked = {name: value for name, value in options.items() if value is not None}
     run_up(
@@ -129,7 +129,7 @@ def up(data: Path, **options: Any) -> None:
 @json_option
 def status(data: Path, config: Path | None, as_json: bool) -> None:
     """Show devices, processes and backlogs of a running cluster."""
-    from ringstead.status import show_status
+    from ringstead.commands.cluster.status import show_status
 
     show_status(data, config, as_json=as_json)
 
@@ -144,8 +144,8 @@ def config_group() -> None:
 @click.option("--config", "config_path", type=click.Path(path_type=Path), metavar="FILE", help="With what FILE sets.")
 def config_show(service: str, config_path: Path | None) -> None:
     """Print all settings of a service, explained, as a file to begin with."""
-    from ringstead.config import config_class_of
-    from ringstead.config_file import load, render
+    from ringstead.settings.config import config_class_of
+    from ringstead.settings.config_file import load, render
 
     config_class = config_class_of(service)
     click.echo(render(load(config_class, config_path) if config_path else config_class()), nl=False)
@@ -155,7 +155,7 @@ def config_show(service: str, config_path: Path | None) -> None:
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 def config_check(files: tuple[Path, ...]) -> None:
     """Check settings files (each with a line `service = "…"`)."""
-    from ringstead.config_file import load_any
+    from ringstead.settings.config_file import load_any
 
     for path in files:
         config = load_any(path)
@@ -181,6 +181,12 @@ def main() -> NoReturn:
         sys.exit(1)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
+
+
+def ring_main() -> NoReturn:
+    """The entry point of `ringstead-ring`: `ringstead ring` under a name of its own."""
+    sys.argv = ["ringstead", "ring", *sys.argv[1:]]
+    main()
 
 
 def _fail(message: str, code: int) -> NoReturn:

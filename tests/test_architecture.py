@@ -1,7 +1,7 @@
 """The rooms' imports point down only: the tree is the architecture.
 
 `ringstead` stands on `proxy`, `replicator` and `scheduler`, which do not know each other; those stand on `storage_node` and
-`ring`, which do not know each other either.
+`ring`, which do not know each other either. Inside `ringstead` arrows point down from its command line to its settings.
 """
 
 from __future__ import annotations
@@ -21,6 +21,23 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "scheduler": frozenset({"ring", "storage_node"}),
     "ringstead": frozenset({"ring", "storage_node", "proxy", "replicator", "scheduler"}),
 }
+INSIDE: dict[str, frozenset[str]] = {
+    "settings": frozenset(),
+    "processes": frozenset(),
+    "rings": frozenset({"settings", "processes"}),
+    "one_machine": frozenset({"settings", "processes", "rings"}),
+    "services": frozenset({"settings", "processes", "rings", "one_machine"}),
+    "services/controller": frozenset({"settings", "processes", "rings", "one_machine"}),
+    "services/daemons": frozenset({"settings", "processes", "rings"}),
+    "services/storage": frozenset({"settings", "processes", "rings"}),
+    "commands": frozenset({"settings", "processes", "rings", "one_machine"}),
+    "commands/cloud": frozenset({"settings", "processes", "rings", "one_machine", "services/controller", "commands"}),
+    "commands/cluster": frozenset({"settings", "processes", "rings", "one_machine", "commands", "commands/ring"}),
+    "commands/ring": frozenset({"one_machine", "commands"}),
+}
+"""What each package of `ringstead` may import of the others. `errors` all may; `cli`, above them, none."""
+BESIDE = "services/run.py"
+"""Starts the service that it is told: the one file that knows what stands beside and below it."""
 PURE = {
     "ring": {"trio", "socket", "lmdb"},
     "proxy/model.py": {"trio", "socket", "lmdb", "httptools"},
@@ -44,16 +61,27 @@ def python_files(place: str) -> list[Path]:
     return [path] if path.is_file() else sorted(path.rglob("*.py"))
 
 
-def imported(path: Path) -> Iterator[tuple[int, str]]:
-    """(line, top-level package) of each import in a file, those inside functions included."""
+def modules(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of all that a file imports, inside functions too; of `from a import b` it is `a.b`."""
     for node in ast.walk(ast.parse(path.read_text(), str(path))):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield node.lineno, alias.name.partition(".")[0]
+                yield node.lineno, alias.name
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: relative imports hide where a thing comes from"
-            assert node.module is not None
-            yield node.lineno, node.module.partition(".")[0]
+            for alias in node.names:
+                yield node.lineno, f"{node.module}.{alias.name}"
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, top-level package) of each import in a file."""
+    return ((line, module.partition(".")[0]) for line, module in modules(path))
+
+
+def package_inside(module: str) -> str:
+    """Which package of INSIDE a module of `ringstead` is in; the module's own name for what stands above or under all."""
+    words = module.split(".")[1:]
+    return next(("/".join(words[:depth]) for depth in (2, 1) if "/".join(words[:depth]) in INSIDE), words[0])
 
 
 @pytest.mark.parametrize("room", sorted(MAY_IMPORT))
@@ -67,6 +95,34 @@ def test_rooms_import_downwards_only(room: str) -> None:
         if package in forbidden
     ]
     assert not wrong
+
+
+@pytest.mark.parametrize("package", sorted(INSIDE))
+def test_packages_of_ringstead_import_downwards_only(package: str) -> None:
+    """No package of `ringstead` imports one beside it or above it, nor the command line."""
+    allowed = INSIDE[package] | {package, "errors"}
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for path in python_files(f"ringstead/{package}")
+        if package_inside(".".join(path.relative_to(ROOT).with_suffix("").parts)) == package
+        for line, module in modules(path)
+        if module.startswith("ringstead.") and package_inside(module) not in allowed
+        if not str(path).endswith(BESIDE)
+    ]
+    assert not wrong
+
+
+def test_every_module_of_ringstead_has_its_package() -> None:
+    """Beside the packages stand only the command line, what starts it, and the errors that all of them raise."""
+    assert {path.name for path in (ROOT / "ringstead").glob("*.py")} == {
+        "__init__.py",
+        "__main__.py",
+        "cli.py",
+        "errors.py",
+    }
+    assert {path.parent.name for path in (ROOT / "ringstead").glob("*/__init__.py")} == {
+        package for package in INSIDE if "/" not in package
+    }
 
 
 @pytest.mark.parametrize("place", sorted(PURE))

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from bench.systems.base import POLL_S, READY_TIMEOUT_S, S3Access, System, SystemFailed, swift_token, wait_s
-from ringstead.control import ask, control_path
+from ringstead.processes.control import ask, control_path
 
 
 class Ringstead(System):

@@ -221,7 +221,7 @@ class Inventory:
         return self.members.others(request)
 
     def generations(self, host_id: str | None, sr_ids: Iterable[str]) -> dict[str, int]:
-        """The generations that the picture has of a host and SRs; what it does not have, as a host taken away, is left out."""
+        """The generations that the picture has of a host and SRs; what it has not, as a host taken away, is left out."""
         known = {sr_id: self.sr_generations[self.sr_index[sr_id]] for sr_id in sr_ids if sr_id in self.sr_index}
         if host_id is not None and host_id in self.host_index:
             known[host_id] = self.host_generations[self.host_index[host_id]]

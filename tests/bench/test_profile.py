@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.profile import ELSE, part_of, shares
 
-OUTER = "main (ringstead/cli.py:153);run (ringstead/process.py:115);unrolled_run (trio/_core/_run.py:2866)"
+OUTER = "main (ringstead/cli.py:153);run (ringstead/processes/life.py:115);unrolled_run (trio/_core/_run.py:2866)"
 
 
 def test_a_sample_belongs_to_the_innermost_file_of_ours():

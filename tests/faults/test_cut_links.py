@@ -20,7 +20,7 @@ from replicator.listing import HASH_LAST
 from ring import ring_file
 from ring.builder import build_ring
 from ring.topology import Device
-from ringstead.cluster_key import make_cluster_key
+from ringstead.settings.cluster_key import make_cluster_key
 from storage_node.operations import HASH_BYTES, FoundEntries, ListEntries, Space, Status
 from storage_node.reader import LocalReader
 from tests.faults.workload import Worker

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from ringstead.control import ask, control_path
+from ringstead.processes.control import ask, control_path
 from tests.faults.test_kills import token_of
 from tests.faults.test_repair import daemon, holds, primaries, ring_of, until
 from tests.support.cluster import TestCluster

@@ -19,7 +19,7 @@ import trio
 
 from ring import ring_file
 from ring.ring import Ring
-from ringstead.control import ask, control_path
+from ringstead.processes.control import ask, control_path
 from storage_node.device import Device
 from storage_node.errors import CorruptData
 from storage_node.operations import Status

@@ -36,10 +36,10 @@ from ring.generations import finish, install
 from ring.moves import MoveOrders
 from ring.ring import Ring
 from ring.topology import Device as RingDevice
-from ringstead.ring_files import RingFiles
-from ringstead.ring_following import RingFollower
-from ringstead.ring_spread import sources_of
-from ringstead.store_daemons import StoreGraves, StoreQueue, mend_row
+from ringstead.rings.files import RingFiles
+from ringstead.rings.following import RingFollower
+from ringstead.rings.spread import sources_of
+from ringstead.services.daemons.store_daemons import StoreGraves, StoreQueue, mend_row
 from storage_node.device import Device
 from storage_node.errors import DeviceError
 from storage_node.reader import LocalReader
@@ -442,7 +442,7 @@ class SimCluster:
 
 
 class Keeper:
-    """What runs in a machine's keeper: all daemons, put together as ringstead.daemon_service does."""
+    """What runs in a machine's keeper: all daemons, put together as ringstead.services.daemons.service does."""
 
     def __init__(self, cluster: SimCluster, process: Process) -> None:
         shape, machine = cluster.shape, process.machine

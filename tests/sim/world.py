@@ -38,7 +38,7 @@ from xxhash import xxh3_128
 import proxy.store
 import replicator.repair
 import replicator.transfer
-import ringstead.ring_spread
+import ringstead.rings.spread
 import storage_node.bulk_server
 import storage_node.checkpoint
 import storage_node.control_session
@@ -271,8 +271,8 @@ REPLACED_NUMBERS = (
     # How often something looks whether there is anything to do: often enough here, and ten times cheaper.
     (storage_node.housekeeping, "IDLE_S", 1.0),
     (storage_node.server, "_WATCH_S", 5.0),
-    (ringstead.ring_spread, "ASK_S", 8.0),
-    (ringstead.ring_spread, "LOOK_S", 1.0),
+    (ringstead.rings.spread, "ASK_S", 8.0),
+    (ringstead.rings.spread, "LOOK_S", 1.0),
     # What is large, and so goes by bulk transfers and into blobs.
     (proxy.store, "SMALL_BYTES_MAX", SMALL_BYTES_MAX),
     (replicator.repair, "SMALL_BYTES_MAX", SMALL_BYTES_MAX),

@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ringstead.control import ask, control_path
 from ringstead.errors import ClusterDown
-from ringstead.sockets import is_port_free
-from ringstead.up import parse_exports
+from ringstead.one_machine.up import parse_exports
+from ringstead.processes.control import ask, control_path
+from ringstead.processes.sockets import is_port_free
 
 START_TIMEOUT_S = 180.0
 """Generous: a machine that runs other tests beside takes many times what an idle one does (4 s)."""

@@ -24,7 +24,7 @@ from typing import TypeVar
 
 import trio
 
-from ringstead.process import READY_LINE, READY_VARIABLE
+from ringstead.processes.life import READY_LINE, READY_VARIABLE
 
 T = TypeVar("T")
 _CLONE_NEWNET = 0x40000000

@@ -1,0 +1,1 @@
+"""`ringstead server`, `volume`, `image`, `flavor`, `pool`, `host`, `az`, `quota`, `task`, `zone`: through the controller."""

@@ -1,0 +1,1 @@
+"""Processes, whatever they serve: started and watched, spoken to, what they log."""

@@ -1,0 +1,1 @@
+"""The service `controller`: servers and volumes looked after."""

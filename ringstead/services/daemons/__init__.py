@@ -1,0 +1,1 @@
+"""The service `daemons`: the background work of a node."""

@@ -1,0 +1,1 @@
+"""The service `storage`: the devices of a node."""

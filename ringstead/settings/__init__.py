@@ -1,0 +1,1 @@
+"""Settings: what services are told, as files and as values, and the key that they share."""

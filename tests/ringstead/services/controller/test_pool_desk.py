@@ -1,0 +1,55 @@
+"""Hosts as an operator turns them on and off, on a cloud in memory."""
+
+from __future__ import annotations
+
+import trio
+from trio.testing import MockClock
+
+from ringstead.services.controller.pool_desk import CloudDesk
+from scheduler.hypervisor import Hypervisor
+from scheduler.records.secrets import PoolSecrets
+from scheduler.records.types import PoolRecord, TaskState
+from tests.scheduler.lifecycle.world import World
+
+
+def unused(record: PoolRecord, password: str) -> Hypervisor:
+    """No pool is added here."""
+    raise AssertionError(record, password)
+
+
+async def _called_off() -> None:
+    go_on = trio.Event()
+
+    async def wait(verb: str, step: str, subject: str) -> None:
+        if verb == "migrate":
+            await go_on.wait()
+
+    world = World(step=wait)
+    controller = world.controller()
+    desk = CloudDesk(controller, PoolSecrets(bytes(32)), unused)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(controller.run)
+        await trio.sleep(3)
+        world.create("one", zone="z1")
+        await trio.sleep(5)
+        for empty, enable, name in (
+            (desk.host_evacuate, desk.host_enable, world.server("one").host_id),
+            (desk.zone_drain, desk.zone_enable, "z1"),
+        ):
+            task = (await empty({"name": name}))["task"]
+            await trio.sleep(5)
+            assert world.task(task).state is TaskState.OPEN
+            await enable({"name": name})
+            with trio.fail_after(60):
+                while world.task(task).state is TaskState.OPEN:
+                    await trio.sleep(1)
+            assert (world.task(task).state, world.task(task).error) == (TaskState.FAILED, "cancelled")
+            go_on.set()
+            await trio.sleep(10)
+            go_on = trio.Event()
+        nursery.cancel_scope.cancel()
+
+
+def test_enabling_calls_the_emptying_off() -> None:
+    """A host or zone that is enabled while it is being emptied is not emptied any further."""
+    trio.run(_called_off, clock=MockClock(autojump_threshold=0))
