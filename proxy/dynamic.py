@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from proxy.containers import ContainerStore, container_key, internal
+from proxy.containers import ContainerStore
 from proxy.model import (
     ListedObject,
     ListQuery,
@@ -31,6 +31,7 @@ from proxy.model import (
     Segment,
     SegmentMissing,
 )
+from proxy.names import container_key, internal
 
 DLO: Final = "dlo"
 SEGMENTS_MAX: Final = 20_000

@@ -23,20 +23,18 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
-from proxy.containers import split_object_key
 from proxy.entry import object_info, unpack_manifest
 from proxy.expiry_queue import QueuedExpiry, delete_at_of
 from proxy.leavings import Leaving, Take
 from proxy.locking import hold_object, version_of
 from proxy.model import NoSuchContainer, PreconditionFailed
+from proxy.names import split_object_key
+from proxy.store import ObjectStore
 from proxy.versions import Version, find_certainly
 from storage_node.operations import DeleteObject, Entry, Status
 from storage_node.timestamp import wall_clock_us
-
-if TYPE_CHECKING:
-    from proxy.store import ObjectStore
 
 SETTLE_US: Final = 600_000_000
 """A row without its object stays so long: the object's writer may be about to write it, by a clock that is behind."""

@@ -30,8 +30,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from proxy.containers import CONTAINER, ContainerStore, container_key
+from proxy.containers import ContainerStore
 from proxy.model import ListQuery, Metadata, NoSuchContainer
+from proxy.names import CONTAINER, container_key
 from proxy.quorum import shortage, write
 from storage_node.operations import ForgetRow, Row, Status
 from storage_node.timestamp import microseconds

@@ -18,18 +18,16 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from proxy.containers import container_key
 from proxy.entry import unpack_manifest
 from proxy.expiry_queue import ACCOUNT, rank_of
 from proxy.model import ListedObject, ListQuery, NoSuchContainer, NoSuchObject, PutObjectRequest, Segment
+from proxy.names import container_key
+from proxy.object_puts import ObjectPuts
 from proxy.streams import BytesStream, StreamBody
 from proxy.versions import find_certainly
 from storage_node.timestamp import microseconds
-
-if TYPE_CHECKING:
-    from proxy.store import ObjectStore
 
 CONTAINER_NAME: Final = b"\x00leavings"
 STALE_US: Final = 3_600_000_000
@@ -61,7 +59,7 @@ def parse_leaving(name: bytes) -> Leaving | None:
 class Leavings:
     """The notes of one cluster."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectPuts) -> None:
         self._store = store
 
     def rank(self) -> int | None:

@@ -49,6 +49,7 @@ class Consistency:
 
 
 CERTAIN = Consistency()
+DEGRADED = Consistency(degraded=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,29 +16,20 @@ Invariant: nothing is removed of an account that is not marked as deleted, and t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import trio
 
-from proxy.containers import (
-    ACCOUNT,
-    CONTAINER,
-    DELETED,
-    GRAVES,
-    GRAVES_ACCOUNT,
-    account_key,
-    container_key,
-)
+from proxy.accounts import DELETED, GRAVES, GRAVES_ACCOUNT
 from proxy.expiry_queue import rank_of
 from proxy.leavings import Take
 from proxy.model import ContainerNotEmpty, ListQuery, NoSuchContainer, NoSuchObject, StoreError
+from proxy.names import ACCOUNT, CONTAINER, account_key, container_key
 from proxy.s3.ownership import BucketRegistry
 from proxy.s3.upload_names import parts_container, uploads_container
+from proxy.store import ObjectStore
 from storage_node.operations import Row
 from storage_node.timestamp import microseconds, wall_clock_us
-
-if TYPE_CHECKING:
-    from proxy.store import ObjectStore
 
 PAGE: Final = 500
 CONCURRENCY: Final = 8

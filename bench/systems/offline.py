@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from bench.plan import listed_name, object_name
-from proxy.containers import container_key
 from proxy.entry import pack_meta, row_payload
+from proxy.names import container_key
 from ring import ring_file
 from ring.ring import Ring
 from storage_node.device import Device

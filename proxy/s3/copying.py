@@ -37,6 +37,7 @@ from proxy.model import (
     PreconditionFailed,
     PutObjectRequest,
 )
+from proxy.object_reads import OpenObject
 from proxy.s3.call import Call
 from proxy.s3.conditions import copy_source_conditions, write_conditions
 from proxy.s3.dates import iso_date
@@ -49,7 +50,7 @@ from proxy.s3.ownership import BucketRegistry
 from proxy.s3.settings import COPY_BYTES_MAX
 from proxy.s3.upload_store import UPLOAD_ID
 from proxy.s3.xml import CONTENT_TYPE, document, element
-from proxy.store import ObjectStore, OpenObject
+from proxy.store import ObjectStore
 from proxy.streams import StreamBody, looked_up_again
 
 _OF_THE_BYTES = frozenset((UPLOAD_ID, DLO))

@@ -23,7 +23,7 @@ import trio
 
 from proxy.http.message import Response
 from proxy.model import NoSuchAccount, NoSuchContainer, NoSuchObject
-from proxy.store import ObjectName
+from proxy.names import ObjectName
 from proxy.swift.call import Call, Service, check_write, read_whole, refusal
 from proxy.swift.errors import SwiftError, reason, translated
 from proxy.swift.listings import JSON, TEXT, chosen_format

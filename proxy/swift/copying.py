@@ -19,7 +19,8 @@ from proxy.conditions import check_copy_source
 from proxy.dynamic import DLO
 from proxy.http.message import HeaderList, Response
 from proxy.model import NO_CONDITIONS, Conditions, NoSuchObject, ObjectInfo, PutObjectRequest
-from proxy.store import ObjectName, OpenObject
+from proxy.names import ObjectName
+from proxy.object_reads import OpenObject
 from proxy.streams import StreamBody, looked_up_again
 from proxy.swift.call import Call, Service, check_read, check_write
 from proxy.swift.errors import SwiftError

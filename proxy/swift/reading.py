@@ -19,7 +19,8 @@ from proxy.conditions import check_read as check_conditions
 from proxy.dynamic import DLO, parse_dlo
 from proxy.http.message import HeaderList, Response, ResponseStream
 from proxy.model import NoSuchObject, NotModified, ObjectInfo, ObjectStream
-from proxy.store import ObjectName, OpenObject
+from proxy.names import ObjectName
+from proxy.object_reads import OpenObject
 from proxy.streams import looked_up_again
 from proxy.swift.call import Call, Service, check_read
 from proxy.swift.errors import SwiftError

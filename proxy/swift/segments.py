@@ -16,7 +16,7 @@ import trio
 from proxy.dynamic import DLO
 from proxy.http.message import Response
 from proxy.model import Manifest, NoSuchContainer, NoSuchObject, PutObjectRequest, Segment
-from proxy.store import ObjectName
+from proxy.names import ObjectName
 from proxy.swift.bulk import Tally, delete_all, summary
 from proxy.swift.call import Call, Service, check_read, read_whole
 from proxy.swift.errors import SwiftError, reason

@@ -17,7 +17,7 @@ from os.path import splitext
 
 from proxy.http.message import HeaderList, Response
 from proxy.model import Conditions, NoSuchObject, ObjectInfo, PreconditionFailed, PutObjectRequest
-from proxy.store import ObjectName
+from proxy.names import ObjectName
 from proxy.swift.call import Call, Service
 from proxy.swift.errors import HTML, SwiftError, page
 from proxy.swift.metadata import expired, header_text, kept_metadata, object_metadata, truthy

@@ -8,7 +8,6 @@ from contextlib import suppress
 import pytest
 import trio
 
-from proxy.containers import container_key
 from proxy.expiry import SETTLE_US, Expiry
 from proxy.expiry_queue import ACCOUNT as ACCOUNT_OF_QUEUE
 from proxy.expiry_queue import SHARD_COUNT, QueuedExpiry, parse_row, row_name, shard_container
@@ -25,7 +24,8 @@ from proxy.model import (
     StoreError,
     Unavailable,
 )
-from proxy.store import ObjectName, ObjectStore
+from proxy.names import ObjectName, container_key
+from proxy.store import ObjectStore
 from storage_node.operations import DeleteObject, Row
 from storage_node.timestamp import wall_clock_us
 from tests.proxy.test_store import Body

@@ -12,7 +12,7 @@ import trio
 from proxy import locking
 from proxy.cluster import Replica
 from proxy.locking import hold_object
-from proxy.store import ObjectName
+from proxy.names import ObjectName
 from storage_node.operations import GetObject, PutObject, Status
 from tests.support.small_cluster import SmallCluster, small_cluster
 

@@ -10,7 +10,7 @@ import trio
 
 from proxy.cluster import MovingPlacement, Placement
 from proxy.model import Conditions, ListQuery, NoSuchObject, PreconditionFailed, PutObjectRequest, Unavailable
-from proxy.store import ObjectName
+from proxy.names import ObjectName
 from ring.builder import build_ring
 from ring.ring import Ring
 from storage_node.operations import GetObject, Status

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import trio
 
-from proxy.containers import CONTAINER, container_key
 from proxy.entry import row_payload
 from proxy.model import (
     NO_CONDITIONS,
@@ -31,8 +30,10 @@ from proxy.model import (
     SegmentMissing,
     Unavailable,
 )
+from proxy.names import CONTAINER, ObjectName, container_key
+from proxy.object_reads import OpenObject
 from proxy.quorum import write_newest
-from proxy.store import ObjectName, ObjectStore, OpenObject
+from proxy.store import ObjectStore
 from proxy.streams import looked_up_again
 from storage_node.operations import DeleteObject, ForgetRow, ListRows, Row, Status
 from tests.support.small_cluster import SmallCluster, small_cluster

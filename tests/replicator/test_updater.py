@@ -8,8 +8,8 @@ from pathlib import Path
 
 import trio
 
-from proxy.containers import container_key
 from proxy.model import AccountInfo, ListQuery, NoSuchAccount, PutObjectRequest
+from proxy.names import container_key
 from replicator.peers import Peers
 from replicator.updater import Updater, UpdaterSettings
 from storage_node.operations import PutCatalog, Space, Status

@@ -24,7 +24,8 @@ from proxy.model import (
     PutObjectRequest,
     StoreError,
 )
-from proxy.store import ObjectStore, OpenObject
+from proxy.object_reads import OpenObject
+from proxy.store import ObjectStore
 from tests.sim.cluster import Lost, Proxy, SimCluster
 from tests.sim.model import Name, Seen, Write, settled
 from tests.sim.world import Violation, grid

@@ -35,7 +35,7 @@ import trio
 import trio.testing
 from xxhash import xxh3_128
 
-import proxy.store
+import proxy.object_puts
 import replicator.repair
 import replicator.transfer
 import ringstead.rings.spread
@@ -274,7 +274,7 @@ REPLACED_NUMBERS = (
     (ringstead.rings.spread, "ASK_S", 8.0),
     (ringstead.rings.spread, "LOOK_S", 1.0),
     # What is large, and so goes by bulk transfers and into blobs.
-    (proxy.store, "SMALL_BYTES_MAX", SMALL_BYTES_MAX),
+    (proxy.object_puts, "SMALL_BYTES_MAX", SMALL_BYTES_MAX),
     (replicator.repair, "SMALL_BYTES_MAX", SMALL_BYTES_MAX),
     (replicator.transfer, "SMALL_BYTES_MAX", SMALL_BYTES_MAX),
     (storage_node.view, "SMALL_BYTES_MAX", SMALL_BYTES_MAX),

@@ -13,8 +13,8 @@ from random import Random
 import pytest
 import trio
 
-from proxy.containers import account_key, container_key
 from proxy.model import ListedObject, ListQuery, NoSuchObject, PutObjectRequest, Unavailable
+from proxy.names import account_key, container_key
 from proxy.store import ObjectStore
 from replicator.peers import Peers
 from replicator.replicator import Replicator, ReplicatorSettings

@@ -9,8 +9,9 @@ from random import Random
 import pytest
 import trio
 
-from proxy.containers import GRAVES, GRAVES_ACCOUNT, account_key, container_key
+from proxy.accounts import GRAVES, GRAVES_ACCOUNT
 from proxy.model import AccountDeleted, ListQuery, NoSuchAccount, NoSuchObject, PutObjectRequest, StoreError
+from proxy.names import account_key, container_key
 from proxy.reaping import Reaping
 from proxy.s3.ownership import BucketRegistry
 from proxy.s3.upload_names import parts_container, uploads_container
