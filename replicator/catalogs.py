@@ -7,13 +7,17 @@ compared by the catalog's digest of them all, and only where that differs listed
 A catalog that is being written to differs between any two moments at which replicas are asked. It is left alone while its
 latest row is seconds old, unless the difference has lasted: then it is done all the same, row by row, leaving out the young.
 
+A device may have the rows of a catalog and have lost the catalog's own record, its name with it, to rot: then it says
+nothing of it, though its digest shows that something is there. It is given the state that the others have; from then on it
+is a replica, or a handoff, like any other.
+
 Invariants: as in objects.py, a handoff's rows and catalogs are removed as exactly what was listed, after every primary has
 confirmed each of them; a catalog whose fate is in doubt stays as it is until all primaries have been heard.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import structlog
@@ -65,8 +69,16 @@ class CatalogSettler:
         self._moved = moved
         self._clock = clock
 
-    async def settle(self, space: int, hash_: bytes, key: bytes, concerned: Concerned, manner: Manner) -> Outcome:
-        """Settle one catalog. Does not raise for what devices do."""
+    async def settle(
+        self,
+        space: int,
+        hash_: bytes,
+        key: bytes,
+        concerned: Concerned,
+        manner: Manner,
+        nameless: Collection[int] = (),
+    ) -> Outcome:
+        """Settle one catalog, whose name those devices have lost. Does not raise for what devices do."""
         answers = await gather(self._peers, concerned.everyone, GetCatalog(space, hash_, key))
         held = {device: answer.catalog for device, answer in answers.items() if isinstance(answer, FoundCatalog)}
         plan = plan_catalog(held, concerned.primaries)
@@ -75,9 +87,9 @@ class CatalogSettler:
         found = [catalog for catalog in held.values() if catalog is not None]
         if manner.patient and max(map(latest_change, found)) >= manner.before:
             return Outcome(young=1)
-        if not plan.lacking and not plan.rows_differ and not plan.surplus:
+        if not plan.lacking and not plan.rows_differ and not plan.surplus and not nameless:
             return Outcome()
-        errand = _Errand(self, space, hash_, key, held, concerned, manner)
+        errand = _Errand(self, space, hash_, key, held, concerned, manner, frozenset(nameless))
         if await errand.run(plan):
             return Outcome(settled=1)
         return Outcome(left=1)
@@ -95,6 +107,7 @@ class _Errand:
         held: dict[int, Catalog | None],
         concerned: Concerned,
         manner: Manner,
+        nameless: frozenset[int],
     ) -> None:
         self._peers = settler._peers
         self._throttle = settler._throttle
@@ -107,6 +120,7 @@ class _Errand:
         self._primaries = concerned.primaries
         self._manner = manner
         self._answered = tuple(held)
+        self._nameless = nameless.intersection(held)
 
     async def run(self, plan: CatalogPlan) -> bool:
         """Carry out a plan; whether all is settled now."""
@@ -123,13 +137,13 @@ class _Errand:
         burial = 0
         if verdict is Verdict.RESTORE:
             state, lacking = self._restored(), set(self._primaries).intersection(self._held)
-        elif verdict is Verdict.DELETE:
+        elif verdict is Verdict.DELETE or (not state.life.live and self._any_row_counted()):
             burial = state.life.deleted
         late = lacking.intersection(plan.opponents) if not state.life.live else set()
-        done = await self._join(state, lacking - late)
+        done = await self._join(state, (lacking | self._nameless) - late)
         rows_home = await self._settle_rows(burial) if plan.rows_differ or plan.surplus or burial else True
         done = await self._join(state, late) and done
-        home = done and rows_home and set(self._primaries).issubset(self._held)
+        home = done and rows_home and set(self._primaries).issubset(self._held) and not self._nameless
         if plan.surplus:
             return home and await self._forget_catalog(plan)
         return home
@@ -160,6 +174,10 @@ class _Errand:
                 if not max(held.values(), key=row_version).deleted:
                     return True
         return False
+
+    def _any_row_counted(self) -> bool:
+        """Whether a replica of a deleted catalog has live rows all the same: it had lost the catalog's name before."""
+        return any(catalog is not None and catalog.row_count for catalog in self._held.values())
 
     def _holders(self) -> tuple[int, ...]:
         return tuple(device for device, catalog in self._held.items() if catalog is not None)

@@ -273,7 +273,8 @@ class Rounds:
                 if catalogs_differ(listed, answered, concerned.primaries):
                     # A device whose record of it rotted has rows, and has lost the name that they belong to.
                     key = next((entry.key for entry in listed.values() if entry.key), b"")
-                    outcome += await self._catalogs.settle(space, hash_, key, concerned, manner)
+                    nameless = {device for device, entry in listed.items() if not entry.key}
+                    outcome += await self._catalogs.settle(space, hash_, key, concerned, manner, nameless)
         return outcome
 
 

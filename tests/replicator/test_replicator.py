@@ -9,10 +9,13 @@ import pytest
 import trio
 
 from replicator.replicator import Replicator, ReplicatorSettings
+from storage_node.device import Device
 from storage_node.operations import (
     DeleteCatalog,
     DeleteObject,
     ForgetObject,
+    FoundEntries,
+    ListEntries,
     LockObject,
     PutCatalog,
     PutObject,
@@ -20,7 +23,8 @@ from storage_node.operations import (
     UpdateObject,
 )
 from storage_node.timestamp import Clock
-from tests.replicator.fleet import CONTAINER, NOW_US, Fleet, at, fleet_of
+from tests.replicator.fleet import CONTAINER, NOW_US, SMALL, Fleet, at, fleet_of
+from tests.storage_node.devices import die, flip_byte
 
 KEY = b"/a/c/o"
 CATALOG = b"/a/c"
@@ -401,6 +405,39 @@ async def test_a_handoffs_container_goes_home_and_away():
         assert fleet.catalog(handoff, CATALOG) is None
         for number in fleet.primaries(CATALOG):
             assert [(r.name, r.timestamp) for r in fleet.rows(number, CATALOG)] == [(b"x", at(3)), (b"y", at(2))]
+
+
+@pytest.mark.parametrize("deleted", [False, True], ids=["alive", "deleted"])
+async def test_a_handoff_that_lost_its_containers_name_gets_rid_of_its_rows(deleted: bool):
+    """Rot took the container's own record: the rows go home (into a deleted one: as tombstones), and then away."""
+    async with fleet_of() as fleet:
+        handoff = fleet.others(CATALOG)[0]
+        await fleet.stop(handoff)
+        lose_the_name(fleet, handoff)
+        await fleet.start(handoff)
+        assert fleet.catalog(handoff, CATALOG) is None
+        for number in fleet.primaries(CATALOG):
+            fleet.apply(number, make(fleet, at(1)))
+            if deleted:
+                fleet.apply(number, unmake(fleet, at(3)))
+        await fleet.settle()
+        fleet.check(rotten_log=True)
+        for number in fleet.primaries(CATALOG):
+            assert [(item.name, item.deleted) for item in fleet.rows(number, CATALOG)] == [(b"name", deleted)]
+        found = fleet.device(handoff).read(ListEntries(CONTAINER, bytes(16), None, 100))
+        assert isinstance(found, FoundEntries)
+        assert not found.entries
+
+
+def lose_the_name(fleet: Fleet, number: int) -> None:
+    """Let a device that is not served have a row of the container, whose own record rots before the index has it."""
+    path = fleet.served[number].path
+    device = Device.open(path, settings=SMALL)
+    device.apply([make(fleet, at(1)), row(fleet, b"name", at(2))])
+    die(device)
+    segments = [(segment, segment.read_bytes().find(CATALOG)) for segment in sorted((path / "log").glob("*.seg"))]
+    ((segment, offset),) = [(segment, offset) for segment, offset in segments if offset >= 0]
+    flip_byte(segment, offset)
 
 
 async def test_a_handoffs_container_stays_while_a_primary_is_away():
