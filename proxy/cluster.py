@@ -175,7 +175,8 @@ class Cluster:
 
     `rings` are a ring, or the rings in force, newest first. `local_devices` maps ids of devices whose directories are on
     this machine to those directories. `address_of` says how to reach a device ("unix:PATH" or "IP:PORT"). `clock` stamps
-    this process's writes. `hub` serves the connections, `open_reader` reads a directory.
+    this process's writes. `hub` serves the connections, `open_reader` reads a directory. For `cautious_s` after a failure
+    reads ask more than a bare majority.
     """
 
     def __init__(
@@ -188,9 +189,11 @@ class Cluster:
         monotonic: Callable[[], float] = trio.current_time,
         hub: Hub | None = None,
         open_reader: Callable[[Path], LocalReader] = LocalReader,
+        cautious_s: float = CAUTIOUS_S,
         **client_options: Any,
     ) -> None:
         self.clock = clock
+        self._cautious_s = cautious_s
         self.monotonic = monotonic
         self.background: trio.Nursery | None = None
         self._cluster_key = cluster_key
@@ -281,7 +284,7 @@ class Cluster:
     async def _watch(self) -> None:
         while True:
             if not all(replica.client.connected for replica in self.replicas.values()):
-                self._cautious_until_s = self.monotonic() + CAUTIOUS_S
+                self._cautious_until_s = self.monotonic() + self._cautious_s
             await trio.sleep(0.5)
 
     @property
@@ -294,12 +297,12 @@ class Cluster:
         """Whether reads should ask every primary at hand: this process may have been started after a failure."""
         now_s = self.monotonic()
         if self._new_until_s is None:
-            self._new_until_s = now_s + CAUTIOUS_S
+            self._new_until_s = now_s + self._cautious_s
         return now_s < self._new_until_s
 
     def note_failure(self) -> None:
         """A device did not answer or took no write: be cautious for a while."""
-        self._cautious_until_s = self.monotonic() + CAUTIOUS_S
+        self._cautious_until_s = self.monotonic() + self._cautious_s
 
     def place(self, key: bytes) -> Placement:
         """Where the account, container or object with this key belongs."""

@@ -111,7 +111,10 @@ class ContainerStore(Catalogs):
         await self._put_account_row(account, row.name, timestamp, deleted=True, only_if_new=False)
 
     async def _until_empty(self, account: str, container: bytes) -> None:
-        """Until every replica at hand says that the container is empty. Raises ContainerNotEmpty if it is not.
+        """Until every replica at hand says that the container is empty. Raises ContainerNotEmpty if it is not, Unavailable.
+
+        A minority's word is not enough: what was acknowledged may be in the rows of the others, and the deleter would be
+        told that it is gone, until replication undoes the deletion.
 
         Deletions that a majority has acknowledged may be on their way to the last replica for some milliseconds; a
         replica whose device is dead stays behind, and is not waited for longer than SETTLE_S.
@@ -120,7 +123,9 @@ class ContainerStore(Catalogs):
         placement = self.cluster.place(key)
         operation = GetCatalog(CONTAINER, placement.hash, key)
         for delay_s in SETTLE_S:
-            answers, _ = await read(self.cluster, placement, lambda _: operation, everyone=True)
+            answers, degraded = await read(self.cluster, placement, lambda _: operation, everyone=True)
+            if degraded:
+                raise Unavailable("too few devices that should know what is in this container answer; retry")
             found = [a.catalog for _, a in answers if isinstance(a, FoundCatalog) and a.catalog is not None]
             if not any(catalog.row_count for catalog in found):
                 return

@@ -15,6 +15,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from proxy.cluster import Cluster
 from proxy.conditions import check_copy_source
@@ -105,9 +106,11 @@ class ObjectStore(ObjectPuts):
             own = {name: value for name, value in info.metadata.items() if name != DLO}
             request = PutObjectRequest(info.content_type, own)
         try:
-            return await self.put_object(*target, StreamBody(stream, info.size_bytes), request)
+            copied = await self.put_object(*target, StreamBody(stream, info.size_bytes), request)
         finally:
             await stream.aclose()
+        # What was copied may be older than what its name has.
+        return replace(copied, consistency=DEGRADED) if info.consistency.degraded else copied
 
     async def list_again(self, key: bytes) -> bool:
         """See `late_rows.list_again`."""

@@ -36,7 +36,7 @@ from proxy.quorum import write_newest
 from proxy.store import ObjectStore
 from proxy.streams import looked_up_again
 from storage_node.operations import DeleteObject, ForgetRow, ListRows, Row, Status
-from tests.support.small_cluster import SmallCluster, small_cluster
+from tests.support.small_cluster import Node, SmallCluster, small_cluster
 
 ACCOUNT = "AUTH_test"
 
@@ -393,6 +393,56 @@ async def test_a_container_is_deleted_once_its_last_replica_has_caught_up(cluste
     await store.delete_container(ACCOUNT, b"c")
     with pytest.raises(NoSuchContainer):
         await store.head_container(ACCOUNT, b"c")
+
+
+async def test_a_container_is_not_deleted_on_the_word_of_a_minority(tmp_path: Path) -> None:
+    """A replica that has missed a row says that the container is empty; with the others away that is not believed."""
+    async with small_cluster(tmp_path, local=False) as cluster:
+        store = cluster.store
+        await store.create_container(ACCOUNT, b"c", {})
+        behind, *others = cluster.primaries(container_key(ACCOUNT, b"c"))
+        await behind.stop()
+        await cluster.until_connected(connected=False, nodes=[behind])
+        await put(store, b"x", b"y")
+        await behind.start()
+        await cluster.until_connected(connected=True, nodes=[behind])
+        for node in others:
+            await node.stop()
+        await cluster.until_connected(connected=False, nodes=others)
+        with pytest.raises(Unavailable):
+            await store.delete_container(ACCOUNT, b"c")
+        for node in others:
+            await node.start()
+        await cluster.until_connected(connected=True, nodes=others)
+        assert await names(store) == [b"x"]
+
+
+async def test_a_copy_of_what_may_be_old_says_so(tmp_path: Path) -> None:
+    """Where most devices of the source are away, the copy's answer is degraded, though all of the copy's take it."""
+    async with small_cluster(tmp_path, local=False) as cluster:
+        store = cluster.store
+        await store.create_container(ACCOUNT, b"c", {})
+        row_nodes = cluster.primaries(container_key(ACCOUNT, b"c"))
+
+        def away(name: bytes) -> list[Node]:
+            return cluster.primaries(b"/AUTH_test/c/" + name)[:2]
+
+        def suffices(key: bytes, gone: list[Node]) -> bool:
+            return sum(node in gone for node in cluster.primaries(key)) <= 1
+
+        numbers = [b"%d" % number for number in range(200)]
+        source = next(name for name in numbers if sum(node in row_nodes for node in away(name)) <= 1)
+        gone = away(source)
+        target = next(name for name in numbers if suffices(b"/AUTH_test/c/" + name, gone))
+        await put(store, source, b"data")
+        for node in gone:
+            await node.stop()
+        await cluster.until_connected(connected=False, nodes=gone)
+        copied = await store.copy_object(
+            ObjectName(ACCOUNT, b"c", source), NO_CONDITIONS, ObjectName(ACCOUNT, b"c", target)
+        )
+        assert copied.consistency.degraded
+        assert not (await store.head_object(ACCOUNT, b"c", target)).consistency.degraded
 
 
 async def test_what_no_listing_shows_is_listed_again(cluster: SmallCluster) -> None:
