@@ -35,7 +35,7 @@ from proxy.object_reads import OpenObject
 from proxy.quorum import write_newest
 from proxy.store import ObjectStore
 from proxy.streams import looked_up_again
-from storage_node.operations import DeleteObject, ForgetRow, ListRows, Row, Status
+from storage_node.operations import DeleteObject, ForgetRow, GetCatalog, ListRows, Row, Status
 from tests.support.small_cluster import Node, SmallCluster, small_cluster
 
 ACCOUNT = "AUTH_test"
@@ -454,9 +454,13 @@ async def test_what_no_listing_shows_is_listed_again(cluster: SmallCluster) -> N
     await store.delete_object(ACCOUNT, b"c", b"gone")
     before = await store.list_objects(ACCOUNT, b"c", ListQuery())
     container = b"/AUTH_test/c"
-    for node in cluster.primaries(container):
-        placement = cluster.cluster.place(container)
-        client = cluster.cluster.replicas[node.ring_device.id].client
+    placement = cluster.cluster.place(container)
+    clients = [replica.client for replica in placement.primaries]
+    describe = GetCatalog(CONTAINER, placement.hash, container)
+    with trio.fail_after(30):  # the third replica of a row may be some moments behind its answer
+        while len({(await client.call(describe)).catalog.digest for client in clients}) > 1:
+            await trio.sleep(0.01)
+    for client in clients:
         rows = await client.call(ListRows(CONTAINER, placement.hash, container, deleted=True))
         for row in rows.items:
             assert isinstance(row, Row)
