@@ -189,12 +189,7 @@ class Auditor:
                     lambda: throttle.bytes_per_s,
                     lambda value: throttle.set_rates(value, value),
                 ),
-                Rate(
-                    "entries_per_s",
-                    "Objects, tombstones, rows and catalogs looked at, over all devices.",
-                    lambda: pace.rate_per_s,
-                    lambda value: setattr(pace, "rate_per_s", value),
-                ),
+                Rate.of(pace, "entries_per_s", "Objects, tombstones, rows and catalogs looked at, over all devices."),
             ),
         )
 

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Protocol
 
+from replicator.pace import Pace
+
 
 class DaemonStatistics(Protocol):
     """What all daemons tell, among other things."""
@@ -48,6 +50,11 @@ class Rate:
     text: str
     get: Callable[[], float]
     set: Callable[[float], None]
+
+    @classmethod
+    def of(cls, pace: Pace, name: str, text: str) -> Rate:
+        """The rate of a pace."""
+        return cls(name, text, lambda: pace.rate_per_s, lambda value: setattr(pace, "rate_per_s", value))
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ import trio
 
 from replicator.daemon import Daemon, Rate
 from replicator.pace import Pace
+from replicator.retries import Retries
 from storage_node.timestamp import wall_clock_us
 
 PAGE: Final = 500
@@ -113,12 +114,12 @@ class ExpirerStatistics(NamedTuple):
     paused: bool
 
 
-@dataclass
-class _Failing:
+class _Place(NamedTuple):
+    """Where a row is in the queue."""
+
     shard: int
     due_s: int
-    again_s: float
-    attempts: int = 1
+    name: bytes
 
 
 class Expirer:
@@ -135,7 +136,7 @@ class Expirer:
         self.pace = Pace(settings.objects_per_s_max)
         self._queue = queue
         self._now_us = now_us
-        self._failing: dict[bytes, _Failing] = {}
+        self._retries: Retries[_Place] = Retries(RETRY_FIRST_S, RETRY_MAX_S, FAILING_MAX)
         self._working: dict[bytes, int] = {}
         """Rows of the present page that are not settled yet: name -> due."""
         self._thorough_at_s = -math.inf
@@ -144,7 +145,7 @@ class Expirer:
 
     def statistics(self) -> ExpirerStatistics:
         """As of now."""
-        waiting = {**{name: row.due_s for name, row in self._failing.items()}, **self._working}
+        waiting = {**{place.name: place.due_s for place in self._retries}, **self._working}
         oldest_s = max(0.0, self._now_us() / 1e6 - min(waiting.values())) if waiting else 0.0
         return ExpirerStatistics(
             len(waiting),
@@ -180,14 +181,7 @@ class Expirer:
             frozenset(("looks", "deleted", "dropped", "failed")),
             self.pause,
             self.resume,
-            (
-                Rate(
-                    "objects_per_s",
-                    "Objects looked at, and parts of objects deleted.",
-                    lambda: pace.rate_per_s,
-                    lambda value: setattr(pace, "rate_per_s", value),
-                ),
-            ),
+            (Rate.of(pace, "objects_per_s", "Objects looked at, and parts of objects deleted."),),
         )
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -219,56 +213,42 @@ class Expirer:
         until_s = now_s - math.ceil(rank * self.settings.takeover_s)
         start_s = 0 if thorough else max(0, until_s - LOOK_BACK_S)
         marker = b""
-        missed = {name for name, row in self._failing.items() if row.shard == shard and row.due_s >= start_s}
+        missed = {place for place in self._retries if place.shard == shard and place.due_s >= start_s}
         while True:
             rows = await self._queue.due(shard, start_s, until_s, marker, PAGE)
             if rows is None:
                 return False
-            missed.difference_update(row.name for row in rows)
-            await self._settle_all(shard, [row for row in rows if self._is_due(row)])
+            places = [(_Place(shard, row.due_s, row.name), row) for row in rows]
+            missed.difference_update(place for place, _ in places)
+            await self._settle_all([each for each in places if self._retries.may_try(each[0])])
             if len(rows) < PAGE:
                 break
             marker = rows[-1].name
-        for name in missed:
-            self._failing.pop(name, None)  # another node has settled it
+        for place in missed:
+            self._retries.forget(place)  # another node has settled it
         return True
 
-    def _is_due(self, row: DueRow) -> bool:
-        failing = self._failing.get(row.name)
-        return failing is None or failing.again_s <= trio.current_time()
-
-    async def _settle_all(self, shard: int, rows: Sequence[DueRow]) -> None:
-        self._working.update((row.name, row.due_s) for row in rows)
+    async def _settle_all(self, rows: Sequence[tuple[_Place, DueRow]]) -> None:
+        self._working.update((place.name, place.due_s) for place, _ in rows)
         limit = trio.CapacityLimiter(CONCURRENCY)
         try:
             async with trio.open_nursery() as nursery:
-                for row in rows:
-                    nursery.start_soon(self._settle, shard, row, limit)
+                for place, row in rows:
+                    nursery.start_soon(self._settle, place, row, limit)
         finally:
             self._working.clear()
 
-    async def _settle(self, shard: int, row: DueRow, limit: trio.CapacityLimiter) -> None:
+    async def _settle(self, place: _Place, row: DueRow, limit: trio.CapacityLimiter) -> None:
         async with limit:
             await self.pace.take()
             outcome = await self._queue.settle(row, self.pace.take)
-            self._working.pop(row.name, None)
+            self._working.pop(place.name, None)
         if outcome == "failed":
-            self._note_failure(shard, row)
+            self._failed += 1
+            if self._retries.note(place) == 3:
+                log.warning("an expired object cannot be deleted yet", row=place.name.decode("utf-8", "replace"))
             return
-        self._failing.pop(row.name, None)
+        self._retries.forget(place)
         self._deleted += outcome == "deleted"
         self._dropped += outcome == "dropped"
         self._early += outcome == "early"
-
-    def _note_failure(self, shard: int, row: DueRow) -> None:
-        self._failed += 1
-        now_s = trio.current_time()
-        failing = self._failing.get(row.name)
-        if failing is None:
-            if len(self._failing) < FAILING_MAX:
-                self._failing[row.name] = _Failing(shard, row.due_s, now_s + RETRY_FIRST_S)
-            return
-        failing.again_s = now_s + min(RETRY_FIRST_S * 2.0 ** min(failing.attempts, 10), RETRY_MAX_S)
-        failing.attempts += 1
-        if failing.attempts == 3:
-            log.warning("an expired object cannot be deleted yet", row=row.name.decode("utf-8", "replace"))

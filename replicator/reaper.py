@@ -24,10 +24,12 @@ import trio
 
 from replicator.daemon import Daemon, Rate
 from replicator.pace import Pace
+from replicator.retries import Retries
 from storage_node.timestamp import wall_clock_us
 
 RETRY_FIRST_S: Final = 30.0
 RETRY_MAX_S: Final = 3_600.0
+FAILING_MAX: Final = 50_000
 
 log = structlog.get_logger("replicator.reaper")
 
@@ -92,12 +94,6 @@ class ReaperStatistics(NamedTuple):
     paused: bool
 
 
-@dataclass
-class _Failing:
-    again_s: float
-    attempts: int = 1
-
-
 class Reaper:
     """One node's reaper. `now_us` is the wall clock in microseconds."""
 
@@ -111,7 +107,7 @@ class Reaper:
         self._due: dict[str, float] = {}
         """Accounts whose delay is over, and when it was; seconds since 1970."""
         self._delayed = 0
-        self._failing: dict[str, _Failing] = {}
+        self._retries: Retries[str] = Retries(RETRY_FIRST_S, RETRY_MAX_S, FAILING_MAX)
         self._accounts = self._containers = self._objects = self._failed = 0
 
     def statistics(self) -> ReaperStatistics:
@@ -149,14 +145,7 @@ class Reaper:
             frozenset(("accounts", "containers", "objects", "failed")),
             self.pause,
             self.resume,
-            (
-                Rate(
-                    "objects_per_s",
-                    "Objects deleted.",
-                    lambda: pace.rate_per_s,
-                    lambda value: setattr(pace, "rate_per_s", value),
-                ),
-            ),
+            (Rate.of(pace, "objects_per_s", "Objects deleted."),),
         )
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -177,10 +166,11 @@ class Reaper:
         overdue_s = rank * self.settings.takeover_s
         self._due = {account: due_s for account, due_s in due.items() if due_s + overdue_s <= now_s}
         self._delayed = sum(due_s > now_s for due_s in due.values())
-        self._failing = {account: failing for account, failing in self._failing.items() if account in self._due}
+        for account in self._retries:
+            if account not in self._due:
+                self._retries.forget(account)  # another node has removed it
         for grave in graves:
-            failing = self._failing.get(grave.account)
-            if grave.account in self._due and (failing is None or failing.again_s <= trio.current_time()):
+            if grave.account in self._due and self._retries.may_try(grave.account):
                 await self._reap(grave)
 
     async def _reap(self, grave: DeletedAccount) -> None:
@@ -188,14 +178,11 @@ class Reaper:
         if await self._graves.reap(grave, self.pace.take, self._note):
             self._accounts += 1
             self._due.pop(account, None)
-            self._failing.pop(account, None)
+            self._retries.forget(account)
             log.info("a deleted account is removed", account=account)
             return
         self._failed += 1
-        failing = self._failing.setdefault(account, _Failing(0.0, 0))
-        failing.again_s = trio.current_time() + min(RETRY_FIRST_S * 2.0 ** min(failing.attempts, 10), RETRY_MAX_S)
-        failing.attempts += 1
-        if failing.attempts == 3:
+        if self._retries.note(account) == 3:
             log.warning("a deleted account cannot be removed yet", account=account)
 
     def _note(self, objects: int, containers: int) -> None:

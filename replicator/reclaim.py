@@ -159,14 +159,7 @@ class Reclaimer:
             frozenset(("objects", "rows", "catalogs", "passes", "looked_at")),
             pace.pause,
             pace.resume,
-            (
-                Rate(
-                    "entries_per_s",
-                    "Entries and rows looked at.",
-                    lambda: pace.rate_per_s,
-                    lambda value: setattr(pace, "rate_per_s", value),
-                ),
-            ),
+            (Rate.of(pace, "entries_per_s", "Entries and rows looked at."),),
         )
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -145,18 +145,8 @@ class Updater:
             self.pause,
             self.resume,
             (
-                Rate(
-                    "updates_per_s",
-                    "Account rows written.",
-                    lambda: update.rate_per_s,
-                    lambda value: setattr(update, "rate_per_s", value),
-                ),
-                Rate(
-                    "containers_per_s",
-                    "Containers compared, over all devices.",
-                    lambda: look.rate_per_s,
-                    lambda value: setattr(look, "rate_per_s", value),
-                ),
+                Rate.of(update, "updates_per_s", "Account rows written."),
+                Rate.of(look, "containers_per_s", "Containers compared, over all devices."),
             ),
         )
 
