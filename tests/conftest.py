@@ -1,4 +1,4 @@
-"""Fixtures that start whole clusters of real processes."""
+"""Fixtures for all: whole clusters of real processes, and a folder in memory."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.cluster import TestCluster
+from tests.support.memory import memory_folder
 
 ClusterFactory = Callable[..., TestCluster]
+
+# Nothing here fails for being slow: how long an example takes says how busy the machine is.
+settings.register_profile("ringstead", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ringstead")
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +40,10 @@ def make_cluster(tmp_path: Path) -> Iterator[ClusterFactory]:
     yield make
     for cluster in made:
         cluster.stop()
+
+
+@pytest.fixture
+def memory_path() -> Iterator[Path]:
+    """An empty folder, in memory where there is such a place: devices sync a lot, and tests need not wait for a disk."""
+    with memory_folder() as folder:
+        yield folder

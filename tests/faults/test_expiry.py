@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import trio
 
-from tests.faults.test_kills import token_of
+from tests.faults.workload import token_of
 from tests.support.cluster import TestCluster
 from tests.support.http_client import HttpClient
 

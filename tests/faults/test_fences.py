@@ -17,8 +17,8 @@ import pytest
 import trio
 
 from ringstead.processes.control import ask, control_path
-from tests.faults.test_kills import token_of
 from tests.faults.test_repair import daemon, holds, primaries, ring_of, until
+from tests.faults.workload import token_of
 from tests.support.cluster import TestCluster
 from tests.support.http_client import HttpClient
 

@@ -21,7 +21,7 @@ from ring import ring_file
 from ring.ring import Ring
 from storage_node.device import Device
 from storage_node.operations import Entry, FoundEntries, ListEntries, Space
-from tests.faults.test_kills import make_workers
+from tests.faults.workload import make_workers
 from tests.support.cluster import TestCluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]

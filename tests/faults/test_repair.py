@@ -24,7 +24,7 @@ from storage_node.device import Device
 from storage_node.errors import CorruptData
 from storage_node.operations import Status
 from storage_node.reader import LocalReader
-from tests.faults.test_kills import token_of
+from tests.faults.workload import token_of
 from tests.support.cluster import TestCluster
 from tests.support.http_client import HttpClient
 

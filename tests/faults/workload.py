@@ -11,17 +11,24 @@ Bodies hold name and version, so that a wrong byte is seen and can be named.
 from __future__ import annotations
 
 import random
+import urllib.request
+import uuid
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import trio
 
+from tests.support.cluster import TestCluster
 from tests.support.http_client import HttpClient
 
 ABSENT = -1
 _SIZES = (0, 17, 4096, 4096, 4096, 60_000, 200_000, 700_000)
+WORKERS = 6
 RETRIES = 40
 RETRY_PAUSE_S = 0.25
+ACKNOWLEDGED_S = 120.0
+"""Generous: a busy machine has seconds for each write after a kill."""
 
 
 def body_of(name: str, version: int, size: int) -> bytes:
@@ -192,3 +199,32 @@ class Worker:
                 continue
             if (held.certain != ABSENT) != (name in listed):
                 raise WrongAnswer(f"{name} is {'not ' * (name not in listed)}listed; version {held.certain}")
+
+
+def token_of(cluster: TestCluster) -> tuple[str, str]:
+    """A token and the path of the account."""
+    values = cluster.credentials
+    request = urllib.request.Request(
+        values["ST_AUTH"], headers={"X-Auth-User": values["ST_USER"], "X-Auth-Key": values["ST_KEY"]}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return answer.headers["X-Auth-Token"], "/" + answer.headers["X-Storage-Url"].split("/", 3)[3]
+
+
+async def make_workers(cluster: TestCluster) -> list[Worker]:
+    """Workers with a container of their own."""
+    token, account = await trio.to_thread.run_sync(token_of, cluster)
+    box = f"{account}/load-{uuid.uuid4().hex[:12]}"
+    client = HttpClient(cluster.port, {"X-Auth-Token": token})
+    status, _, _ = await client.request("PUT", box)
+    assert status == 201
+    await client.aclose()
+    return [Worker(number, cluster.port, token, box) for number in range(WORKERS)]
+
+
+async def until_acknowledged(workers: Sequence[Worker], writes: int) -> None:
+    """Until so many more writes are acknowledged: the load has met what was done to the cluster, however slow both are."""
+    enough = sum(worker.seen["PUT 201"] for worker in workers) + writes
+    with trio.fail_after(ACKNOWLEDGED_S):
+        while sum(worker.seen["PUT 201"] for worker in workers) < enough:
+            await trio.sleep(0.02)

@@ -29,7 +29,6 @@ from proxy.store import ObjectStore
 from storage_node.operations import DeleteObject, Row
 from storage_node.timestamp import wall_clock_us
 from tests.proxy.test_store import Body
-from tests.support.memory import memory_folder
 from tests.support.small_cluster import SmallCluster, small_cluster
 
 ACCOUNT = "AUTH_test"
@@ -54,10 +53,9 @@ class Time:
 @pytest.fixture(params=[3], ids=[""])
 async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[SmallCluster]:
     """Devices and a container; three devices are enough for most."""
-    with memory_folder() as folder:
-        async with small_cluster(folder, request.param) as running:
-            await running.store.create_container(ACCOUNT, b"c", {})
-            yield running
+    async with small_cluster(request.param) as running:
+        await running.store.create_container(ACCOUNT, b"c", {})
+        yield running
 
 
 async def take() -> None:

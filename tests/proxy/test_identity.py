@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import trio
@@ -51,9 +50,9 @@ class Town:
 
 
 @pytest.fixture
-async def town(tmp_path: Path) -> AsyncIterator[Town]:
+async def town() -> AsyncIterator[Town]:
     """An empty cluster."""
-    async with small_cluster(tmp_path, devices=3) as cluster:
+    async with small_cluster(devices=3) as cluster:
         yield Town(cluster)
 
 
@@ -263,9 +262,9 @@ async def test_passwords_are_checked_one_at_a_time(town: Town) -> None:
     assert turned_away >= 5
 
 
-async def test_users_are_known_while_the_store_is_away(tmp_path: Path) -> None:
+async def test_users_are_known_while_the_store_is_away() -> None:
     """A process that has lost every replica of the users still serves whom it knew, for a while, without waiting."""
-    async with small_cluster(tmp_path, devices=3, local=False) as cluster:
+    async with small_cluster(devices=3, local=False) as cluster:
         town = Town(cluster)
         new = await town.here.add_user("p", "u", password="pw")
         token, _ = town.here.issue_token(new.user)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +19,9 @@ KEY = ObjectName("AUTH_test", b"c", b"x").key
 
 
 @pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[SmallCluster]:
+async def cluster() -> AsyncIterator[SmallCluster]:
     """Three devices behind the wire."""
-    async with small_cluster(tmp_path, devices=3, local=False) as running:
+    async with small_cluster(devices=3, local=False) as running:
         yield running
 
 

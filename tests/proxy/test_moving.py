@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import trio
@@ -22,9 +21,9 @@ NAMES = [b"name%d" % number for number in range(24)]
 
 
 @pytest.fixture(params=[True, False], ids=["local", "wire"])
-async def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SmallCluster]:
+async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[SmallCluster]:
     """Nine devices, of which the ring has the first six."""
-    async with small_cluster(tmp_path, devices=9, in_ring=6, local=request.param) as running:
+    async with small_cluster(devices=9, in_ring=6, local=request.param) as running:
         await running.store.create_container(ACCOUNT, b"c", {})
         for name in NAMES:
             await put(running, name, b"old " + name)
@@ -216,9 +215,9 @@ class GatedBody(Body):
         return await super().read()
 
 
-async def test_nothing_at_all_is_an_answer_too(tmp_path: Path) -> None:
+async def test_nothing_at_all_is_an_answer_too() -> None:
     """With every device of both rings away a read is refused, and does not say that there is nothing."""
-    async with small_cluster(tmp_path, devices=9, in_ring=6, local=False) as cluster:
+    async with small_cluster(devices=9, in_ring=6, local=False) as cluster:
         cluster.adopt(other_ring(6, 7, 8), cluster.cluster.ring)
         for node in cluster.nodes.values():
             await node.stop()

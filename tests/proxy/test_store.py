@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,9 +58,9 @@ class Body:
 
 
 @pytest.fixture(params=[True, False], ids=["local", "wire"])
-async def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SmallCluster]:
+async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[SmallCluster]:
     """A cluster of six devices whose directories the store can see, and one where it cannot."""
-    async with small_cluster(tmp_path, local=request.param) as running:
+    async with small_cluster(local=request.param) as running:
         await running.store.create_container(ACCOUNT, b"c", {})
         yield running
 

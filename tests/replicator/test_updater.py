@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 
 import trio
 
@@ -66,9 +65,9 @@ async def put(small: SmallCluster, container: bytes, name: bytes, data: bytes) -
     await small.store.put_object("AUTH_a", container, name, Bytes(data), PutObjectRequest())
 
 
-async def test_totals_follow(tmp_path: Path) -> None:
+async def test_totals_follow() -> None:
     """An account shows the objects and bytes of all its containers, up and down."""
-    async with small_cluster(tmp_path) as small, updater_of(small):
+    async with small_cluster() as small, updater_of(small):
         for container in (b"one", b"two"):
             await small.store.create_container("AUTH_a", container, {})
         await put(small, b"one", b"x", b"12345")
@@ -85,9 +84,9 @@ async def test_totals_follow(tmp_path: Path) -> None:
         await until(small, lambda info: (info.object_count, info.size_bytes) == (2, 4))
 
 
-async def test_what_was_missed_is_found_at_the_start(tmp_path: Path) -> None:
+async def test_what_was_missed_is_found_at_the_start() -> None:
     """Writes while no updater ran are in the totals soon after one starts; then it writes nothing more."""
-    async with small_cluster(tmp_path) as small:
+    async with small_cluster() as small:
         await small.store.create_container("AUTH_a", b"box", {})
         await put(small, b"box", b"x", b"12345")
         async with updater_of(small):
@@ -101,9 +100,9 @@ async def test_what_was_missed_is_found_at_the_start(tmp_path: Path) -> None:
             assert figures.compared >= 3
 
 
-async def test_it_works_with_a_device_away(tmp_path: Path) -> None:
+async def test_it_works_with_a_device_away() -> None:
     """A majority of the replicas is enough, of the container's and of the account's."""
-    async with small_cluster(tmp_path) as small, updater_of(small):
+    async with small_cluster() as small, updater_of(small):
         await small.store.create_container("AUTH_a", b"box", {})
         away = small.primaries(container_key("AUTH_a", b"box"))[0]
         await away.stop()
@@ -112,9 +111,9 @@ async def test_it_works_with_a_device_away(tmp_path: Path) -> None:
         await until(small, lambda info: info.object_count == 1)
 
 
-async def test_a_container_that_no_account_lists_is_listed(tmp_path: Path) -> None:
+async def test_a_container_that_no_account_lists_is_listed() -> None:
     """A proxy that died between a container and its account leaves work for the updater, which does it."""
-    async with small_cluster(tmp_path) as small, updater_of(small):
+    async with small_cluster() as small, updater_of(small):
         key = container_key("AUTH_a", b"orphan")
         placement = small.cluster.place(key)
         made = PutCatalog(Space.CONTAINER, placement.hash, key, small.cluster.clock.stamp(), {}, True)
@@ -125,9 +124,9 @@ async def test_a_container_that_no_account_lists_is_listed(tmp_path: Path) -> No
         assert [item.name for item in listing.items] == [b"orphan"]  # type: ignore[union-attr]
 
 
-async def test_a_backlog_is_counted_and_worked_off(tmp_path: Path) -> None:
+async def test_a_backlog_is_counted_and_worked_off() -> None:
     """What cannot be done now is shown, with its age, and done once it can be."""
-    async with small_cluster(tmp_path, devices=3) as small:
+    async with small_cluster(devices=3) as small:
         await small.store.create_container("AUTH_a", b"box", {})
         await put(small, b"box", b"x", b"12345")
         nodes = list(small.nodes.values())
@@ -149,9 +148,9 @@ async def test_a_backlog_is_counted_and_worked_off(tmp_path: Path) -> None:
             await until(small, lambda info: info.object_count == 2)
 
 
-async def test_internal_containers_are_nobodys_business(tmp_path: Path) -> None:
+async def test_internal_containers_are_nobodys_business() -> None:
     """Upload parts are in no account's listing and no account's totals."""
-    async with small_cluster(tmp_path) as small, updater_of(small) as updater:
+    async with small_cluster() as small, updater_of(small) as updater:
         await small.store.create_account("AUTH_a", {})
         await small.store.create_container("AUTH_a", b"\x00parts", {})
         await put(small, b"\x00parts", b"x", b"12345")

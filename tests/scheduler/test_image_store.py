@@ -41,9 +41,9 @@ class Served:
 
 
 @asynccontextmanager
-async def served(folder: Path, password: str = "correct horse") -> AsyncIterator[Served]:
+async def served(password: str = "correct horse") -> AsyncIterator[Served]:
     """Three devices, a Swift endpoint, and a user for the images."""
-    async with small_cluster(folder, devices=3) as cluster:
+    async with small_cluster(devices=3) as cluster:
         identity = Identity(cluster.store, CLUSTER_KEY, time.time)
         await identity.add_user("cloud", "images", password="correct horse")
         app = SwiftApp(cluster.store, identity, SwiftSettings(), time.time)
@@ -71,11 +71,11 @@ async def read(images: SwiftImageStore, name: str) -> bytes:
 
 
 @pytest.mark.parametrize("size", [1, 2 * MIB, 5 * MIB + 17])
-async def test_there_and_back(tmp_path: Path, size: int) -> None:
+async def test_there_and_back(size: int) -> None:
     """Of one segment or several, to the byte; deleted with all its segments, twice."""
     content = bytes(range(251)) * (size // 251 + 1)
     content = content[:size]
-    async with served(tmp_path) as to:
+    async with served() as to:
         assert await to.images.save("a b/ü", pieces_of(content)) == (size, hashlib.md5(content).hexdigest())
         assert await to.images.size_bytes("a b/ü") == size
         assert await read(to.images, "a b/ü") == content
@@ -88,7 +88,7 @@ async def test_there_and_back(tmp_path: Path, size: int) -> None:
             await read(to.images, "a b/ü")
 
 
-async def test_an_upload_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+async def test_an_upload_that_breaks_off_leaves_nothing() -> None:
     """By an error of whoever gives the bytes, by cancelling, or because there are none."""
 
     async def breaking() -> AsyncIterator[bytes]:
@@ -101,7 +101,7 @@ async def test_an_upload_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
             yield piece
         await trio.sleep_forever()
 
-    async with served(tmp_path) as to:
+    async with served() as to:
         with pytest.raises(TryAgain, match="the pool went away"):
             await to.images.save("x", breaking())
         with trio.move_on_after(1.0) as scope:
@@ -112,18 +112,18 @@ async def test_an_upload_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
         assert await to.objects() == []
 
 
-async def test_a_token_that_has_aged_is_renewed(tmp_path: Path) -> None:
+async def test_a_token_that_has_aged_is_renewed() -> None:
     """The login is repeated once, and nothing is lost."""
-    async with served(tmp_path) as to:
+    async with served() as to:
         await to.images.save("x", pieces_of(b"one"))
         to.images._login = (to.images._login or ("", ""))[0], "AUTH_tk_of_yesterday"
         await to.images.save("y", pieces_of(b"two"))
         assert await read(to.images, "y") == b"two"
 
 
-async def test_a_wrong_key_and_a_store_that_is_away(tmp_path: Path) -> None:
+async def test_a_wrong_key_and_a_store_that_is_away() -> None:
     """Refused, with no key in the error; and the same call later."""
-    async with served(tmp_path, password="hunter2") as to:
+    async with served(password="hunter2") as to:
         with pytest.raises(StoreRefused) as caught:
             await read(to.images, "x")
         assert "hunter2" not in str(caught.value) + repr(to.images)
@@ -136,11 +136,9 @@ async def test_a_wrong_key_and_a_store_that_is_away(tmp_path: Path) -> None:
 @pytest.mark.parametrize("image_format", ["raw", "vhd"])
 async def test_an_image_of_a_server_makes_servers(tmp_path: Path, image_format: ImageFormat) -> None:
     """A running server's disk, by way of a snapshot, into the store; from there into a server of another pool."""
-    for name in ("store", "xen"):
-        (tmp_path / name).mkdir()
     async with (
-        served(tmp_path / "store") as to,
-        simulation(tmp_path / "xen", pools=2, hosts=1) as sim,
+        served() as to,
+        simulation(tmp_path, pools=2, hosts=1) as sim,
         driving(sim.xen_pool(0)) as first,
         driving(sim.xen_pool(1)) as second,
     ):

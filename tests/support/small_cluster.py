@@ -18,10 +18,14 @@ from ring.ring import Ring
 from ring.topology import Device as RingDevice
 from storage_node.device import Device
 from storage_node.server import StorageServer
+from storage_node.settings import GIB, KIB, MIB, DeviceSettings
 from storage_node.sockets import listen
 from storage_node.timestamp import Clock
+from tests.support.memory import memory_folder
 
 CLUSTER_KEY = b"k" * 32
+SETTINGS = DeviceSettings(zero_ahead_bytes=256 * KIB, recent_map_bytes=4 * MIB, index_map_bytes=GIB)
+"""What is set aside and written ahead is for years of traffic: here it would be most of what a test takes."""
 
 
 class Node:
@@ -43,7 +47,7 @@ class Node:
         await self._nursery.start(self._run)
 
     async def _run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        device = Device.open(self.path)
+        device = Device.open(self.path, settings=SETTINGS)
         try:
             with trio.CancelScope() as self._scope:
                 server = StorageServer({self.ring_device.name: device}, CLUSTER_KEY)
@@ -97,22 +101,23 @@ def ring_devices(count: int) -> list[RingDevice]:
 
 @asynccontextmanager
 async def small_cluster(
-    folder: Path, devices: int = 6, *, in_ring: int | None = None, local: bool = True
+    devices: int = 6, *, in_ring: int | None = None, local: bool = True
 ) -> AsyncIterator[SmallCluster]:
-    """A running cluster, with the first `in_ring` devices (all, unless told otherwise) in its ring.
+    """A running cluster in a folder in memory, with the first `in_ring` devices (all, unless told otherwise) in its ring.
 
     `local` False hides the directories from the store, so that all goes over the wire.
     """
     ring = build_ring(ring_devices(in_ring or devices), part_power=6, replicas=min(3, devices), seed=5)
-    async with trio.open_nursery() as nursery:
-        nodes = [Node(ring_device, folder, nursery) for ring_device in ring_devices(devices)]
-        for node in nodes:
-            await node.start()
-        paths = {node.ring_device.id: node.path for node in nodes} if local else {}
-        addresses = {node.ring_device.id: node.address for node in nodes}
-        cluster = Cluster(ring, CLUSTER_KEY, Clock(1), lambda device: addresses[device.id], paths)
-        await nursery.start(cluster.run)
-        try:
-            yield SmallCluster(nodes, cluster, ObjectStore(cluster), local=local)
-        finally:
-            nursery.cancel_scope.cancel()
+    with memory_folder() as folder:
+        async with trio.open_nursery() as nursery:
+            nodes = [Node(ring_device, folder, nursery) for ring_device in ring_devices(devices)]
+            for node in nodes:
+                await node.start()
+            paths = {node.ring_device.id: node.path for node in nodes} if local else {}
+            addresses = {node.ring_device.id: node.address for node in nodes}
+            cluster = Cluster(ring, CLUSTER_KEY, Clock(1), lambda device: addresses[device.id], paths)
+            await nursery.start(cluster.run)
+            try:
+                yield SmallCluster(nodes, cluster, ObjectStore(cluster), local=local)
+            finally:
+                nursery.cancel_scope.cancel()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from urllib.parse import quote
 from xml.etree.ElementTree import Element, fromstring
 
@@ -123,9 +122,9 @@ class S3World:
 
 
 @asynccontextmanager
-async def s3_world(folder: Path, settings: S3Settings | None = None) -> AsyncIterator[S3World]:
+async def s3_world(settings: S3Settings | None = None) -> AsyncIterator[S3World]:
     """A small cluster with the S3 dialect on it, two users, and the bucket `bucket` of the first."""
-    async with small_cluster(folder, devices=1) as small:
+    async with small_cluster(devices=1) as small:
         identity = Identity(small.store, CLUSTER_KEY)
         app = S3App(small.store, identity, settings or S3Settings())
         clients = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,7 @@ from tests.proxy.s3.client import S3World, s3_world
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[S3World]:
+async def world() -> AsyncIterator[S3World]:
     """An app on a small cluster, two users, and the bucket `bucket` of the first."""
-    async with s3_world(tmp_path) as made:
+    async with s3_world() as made:
         yield made

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
@@ -137,9 +136,9 @@ class Cloud:
 
 
 @pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[Cloud]:
+async def cloud() -> AsyncIterator[Cloud]:
     """Three devices; ada of science, bob of art and an administrator; a container c of ada's."""
-    async with small_cluster(tmp_path, devices=3) as cluster:
+    async with small_cluster(devices=3) as cluster:
         cloud = Cloud(cluster, Time())
         await cloud.add_user(User("science", "ada", stamp=b"12345678"))
         await cloud.add_user(User("art", "bob", stamp=b"12345678"))

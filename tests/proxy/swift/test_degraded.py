@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from proxy.users import User
 from tests.proxy.swift.conftest import Cloud, Time
 from tests.support.small_cluster import small_cluster
 
 
-async def test_answers_say_how_sure_they_are(tmp_path: Path) -> None:
+async def test_answers_say_how_sure_they_are() -> None:
     """With two of three primaries gone a write lands on handoffs, is read back, and both answers say so."""
-    async with small_cluster(tmp_path, devices=6, local=False) as cluster:
+    async with small_cluster(devices=6, local=False) as cluster:
         cloud = Cloud(cluster, Time())
         await cloud.add_user(User("science", "ada", stamp=b"12345678"))
         await cloud.ask("PUT", "c")

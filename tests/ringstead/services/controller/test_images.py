@@ -41,10 +41,10 @@ def record(size_bytes: int) -> ImageRecord:
 
 
 @pytest.mark.parametrize("size", [0, 1, 100_000, 299_999, 300_000, 300_001, 1_000_000])
-async def test_an_image_comes_back_as_it_went(tmp_path: Path, size: int) -> None:
+async def test_an_image_comes_back_as_it_went(size: int) -> None:
     """Of any size, in one segment or several; deleted, neither it nor a segment is left."""
     content = os.urandom(size)
-    async with small_cluster(tmp_path) as cluster:
+    async with small_cluster() as cluster:
         images = StoreImages(cluster.store, segment_bytes=SEGMENT_BYTES)
         saved = await images.save("image-1", pieces(content))
         assert saved == (size, hashlib.md5(content).hexdigest())
@@ -60,10 +60,10 @@ async def test_an_image_comes_back_as_it_went(tmp_path: Path, size: int) -> None
                 raise AssertionError("it is gone")
 
 
-async def test_an_upload_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+async def test_an_upload_that_breaks_off_leaves_nothing() -> None:
     """Wherever the file breaks off, there is no image and no segment."""
     content = os.urandom(1_000_000)
-    async with small_cluster(tmp_path) as cluster:
+    async with small_cluster() as cluster:
         images = StoreImages(cluster.store, segment_bytes=SEGMENT_BYTES)
         for break_at in (0, 100_000, 500_000, 900_000):
             with pytest.raises(OSError, match="went away"):

@@ -22,7 +22,6 @@ from replicator.updater import Updater, UpdaterSettings
 from storage_node.operations import FoundCatalog, GetCatalog, Space
 from storage_node.timestamp import Clock
 from tests.proxy.test_store import Body
-from tests.support.memory import memory_folder
 from tests.support.small_cluster import CLUSTER_KEY, SmallCluster, small_cluster
 
 ACCOUNT = "AUTH_exact"
@@ -88,50 +87,49 @@ async def is_exact(cluster: SmallCluster, clients: Clients) -> bool:
 async def test_totals_are_exact_after_devices_went_and_came(seed: int) -> None:
     """A random walk of clients and devices, up to three of six away at a time, rows on handoffs among what they leave."""
     random = Random(seed)
-    with memory_folder() as folder:
-        async with small_cluster(folder) as cluster, trio.open_nursery() as nursery:
-            store = cluster.store
-            for container in CONTAINERS:
-                await store.create_container(ACCOUNT, container, {})
-            clients = Clients(store, random)
-            away: list[int] = []
-            for _ in range(8):
-                wanted = random.sample(sorted(cluster.nodes), random.randrange(4))
-                for number in set(away) - set(wanted):
-                    await cluster.nodes[number].start()
-                for number in set(wanted) - set(away):
-                    await cluster.nodes[number].stop()
-                away = wanted
-                for number, node in cluster.nodes.items():
-                    await cluster.until_connected(connected=number not in away, nodes=[node])
-                for _ in range(12):
-                    await clients.act()
-            for number in away:
+    async with small_cluster() as cluster, trio.open_nursery() as nursery:
+        store = cluster.store
+        for container in CONTAINERS:
+            await store.create_container(ACCOUNT, container, {})
+        clients = Clients(store, random)
+        away: list[int] = []
+        for _ in range(8):
+            wanted = random.sample(sorted(cluster.nodes), random.randrange(4))
+            for number in set(away) - set(wanted):
                 await cluster.nodes[number].start()
-            await cluster.until_connected(connected=True, nodes=list(cluster.nodes.values()))
-            assert clients.degraded, "no write had to go to handoffs: the walk is too tame"
+            for number in set(wanted) - set(away):
+                await cluster.nodes[number].stop()
+            away = wanted
+            for number, node in cluster.nodes.items():
+                await cluster.until_connected(connected=number not in away, nodes=[node])
+            for _ in range(12):
+                await clients.act()
+        for number in away:
+            await cluster.nodes[number].start()
+        await cluster.until_connected(connected=True, nodes=list(cluster.nodes.values()))
+        assert clients.degraded, "no write had to go to handoffs: the walk is too tame"
 
-            addresses = {number: node.address for number, node in cluster.nodes.items()}
-            peers = Peers(
-                cluster.cluster.ring,
-                CLUSTER_KEY,
-                address_of=lambda device: addresses[device.id],
-                local_devices={number: node.path for number, node in cluster.nodes.items()},
-            )
-            replicator = Replicator(peers, Clock(2), ReplicatorSettings(settle_s=0.0, interval_s=0.2, move_s_min=0.0))
-            updater = Updater(peers, Clock(3), UpdaterSettings(interval_s=0.1))
-            await nursery.start(peers.run)
-            nursery.start_soon(replicator.run)
-            nursery.start_soon(updater.run)
-            with trio.fail_after(PATIENCE_S):
-                while not await is_exact(cluster, clients):
-                    await trio.sleep(0.1)
-                while updater.statistics().backlog:
-                    await trio.sleep(0.1)
-            for container in CONTAINERS:
-                listing = await store.list_objects(ACCOUNT, container, ListQuery())
-                listed = {item.name: item.size_bytes for item in listing.items if isinstance(item, ListedObject)}
-                assert listed == {name: size for (where, name), size in clients.sizes.items() if where == container}
-            info = await store.head_account(ACCOUNT)
-            assert (info.object_count, info.size_bytes) == (len(clients.sizes), sum(clients.sizes.values()))
-            nursery.cancel_scope.cancel()
+        addresses = {number: node.address for number, node in cluster.nodes.items()}
+        peers = Peers(
+            cluster.cluster.ring,
+            CLUSTER_KEY,
+            address_of=lambda device: addresses[device.id],
+            local_devices={number: node.path for number, node in cluster.nodes.items()},
+        )
+        replicator = Replicator(peers, Clock(2), ReplicatorSettings(settle_s=0.0, interval_s=0.2, move_s_min=0.0))
+        updater = Updater(peers, Clock(3), UpdaterSettings(interval_s=0.1))
+        await nursery.start(peers.run)
+        nursery.start_soon(replicator.run)
+        nursery.start_soon(updater.run)
+        with trio.fail_after(PATIENCE_S):
+            while not await is_exact(cluster, clients):
+                await trio.sleep(0.1)
+            while updater.statistics().backlog:
+                await trio.sleep(0.1)
+        for container in CONTAINERS:
+            listing = await store.list_objects(ACCOUNT, container, ListQuery())
+            listed = {item.name: item.size_bytes for item in listing.items if isinstance(item, ListedObject)}
+            assert listed == {name: size for (where, name), size in clients.sizes.items() if where == container}
+        info = await store.head_account(ACCOUNT)
+        assert (info.object_count, info.size_bytes) == (len(clients.sizes), sum(clients.sizes.values()))
+        nursery.cancel_scope.cancel()

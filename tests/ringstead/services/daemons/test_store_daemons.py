@@ -22,7 +22,6 @@ from ringstead.services.daemons.store_daemons import StoreGraves, StoreQueue
 from storage_node.timestamp import wall_clock_us
 from tests.proxy.test_expiry import ACCOUNT, Time, make_multipart, names, put, queued, take
 from tests.proxy.test_store import Body
-from tests.support.memory import memory_folder
 from tests.support.small_cluster import SmallCluster, small_cluster
 
 FAST = ExpirerSettings(objects_per_s_max=1e6)
@@ -31,10 +30,9 @@ FAST = ExpirerSettings(objects_per_s_max=1e6)
 @pytest.fixture(params=[3], ids=[""])
 async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[SmallCluster]:
     """Devices and a container; three devices are enough for most."""
-    with memory_folder() as folder:
-        async with small_cluster(folder, request.param) as running:
-            await running.store.create_container(ACCOUNT, b"c", {})
-            yield running
+    async with small_cluster(request.param) as running:
+        await running.store.create_container(ACCOUNT, b"c", {})
+        yield running
 
 
 async def contents(store: ObjectStore) -> dict[bytes, int]:
