@@ -394,9 +394,9 @@ async def test_a_container_is_deleted_once_its_last_replica_has_caught_up(cluste
         await store.head_container(ACCOUNT, b"c")
 
 
-async def test_a_container_is_not_deleted_on_the_word_of_a_minority(tmp_path: Path) -> None:
+async def test_a_container_is_not_deleted_on_the_word_of_a_minority() -> None:
     """A replica that has missed a row says that the container is empty; with the others away that is not believed."""
-    async with small_cluster(tmp_path, local=False) as cluster:
+    async with small_cluster(local=False) as cluster:
         store = cluster.store
         await store.create_container(ACCOUNT, b"c", {})
         behind, *others = cluster.primaries(container_key(ACCOUNT, b"c"))
@@ -416,9 +416,9 @@ async def test_a_container_is_not_deleted_on_the_word_of_a_minority(tmp_path: Pa
         assert await names(store) == [b"x"]
 
 
-async def test_a_copy_of_what_may_be_old_says_so(tmp_path: Path) -> None:
+async def test_a_copy_of_what_may_be_old_says_so() -> None:
     """Where most devices of the source are away, the copy's answer is degraded, though all of the copy's take it."""
-    async with small_cluster(tmp_path, local=False) as cluster:
+    async with small_cluster(local=False) as cluster:
         store = cluster.store
         await store.create_container(ACCOUNT, b"c", {})
         row_nodes = cluster.primaries(container_key(ACCOUNT, b"c"))

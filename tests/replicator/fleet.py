@@ -6,10 +6,8 @@ Tests write to devices directly, so that they decide which replica has what; the
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import trio
@@ -40,6 +38,7 @@ from storage_node.server import StorageServer
 from storage_node.settings import KIB, MIB, DeviceSettings
 from storage_node.sockets import listen
 from storage_node.timestamp import Clock, from_microseconds
+from tests.support.memory import memory_folder
 
 CLUSTER_KEY = b"k" * 32
 SMALL = DeviceSettings(
@@ -263,10 +262,7 @@ async def fleet_of(
 
     `local`: the devices that count as being on the replicator's machine; all, if not given.
     """
-    # In memory where there is such a place: what a sync costs does not matter here.
-    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    folder = Path(tempfile.mkdtemp(prefix="fleet-", dir=memory))
-    try:
+    with memory_folder() as folder:
         async with trio.open_nursery() as nursery:
             fleet = Fleet(folder, ring or ring_of(count), nursery, local)
             await fleet.start(*fleet.served)
@@ -277,6 +273,3 @@ async def fleet_of(
                 yield fleet
             finally:
                 nursery.cancel_scope.cancel()
-    finally:
-        with suppress(OSError):
-            shutil.rmtree(folder)

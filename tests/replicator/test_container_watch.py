@@ -26,6 +26,7 @@ from ring.topology import Device as RingDevice
 from storage_node.device import Device
 from storage_node.operations import Answer, Catalog, Operation, PutCatalog, PutRow, Space, Status
 from storage_node.timestamp import Clock
+from tests.support.small_device import SMALL_DEVICE
 
 
 class DirectPeer(Peer):
@@ -44,7 +45,7 @@ async def test_only_what_changed_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     """A look tells new and changed containers, once; with many of them it reads only the parts that changed."""
     monkeypatch.setattr(container_watch, "DIGESTS_FROM", 500)
     Device.create(tmp_path / "d", "d")
-    device = Device.open(tmp_path / "d")
+    device = Device.open(tmp_path / "d", settings=SMALL_DEVICE)
     clock = Clock(1)
     hashes = [os.urandom(16) for _ in range(1000)]
     made = [PutCatalog(Space.CONTAINER, h, b"/AUTH_a/%d" % i, clock.stamp(), {}) for i, h in enumerate(hashes)]

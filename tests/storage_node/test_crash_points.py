@@ -13,10 +13,7 @@ draws of sectors. Cuts that leave the same bytes are verified once.
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -38,15 +35,6 @@ AGAIN_EVERY = 50 if ALL else 60
 ROUNDS = 30 if ALL else 10
 CUTS_MIN = 850 if ALL else 350
 CASES_MIN = 40_000 if ALL else 1_000
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    """In memory where there is such a place."""
-    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    made = Path(tempfile.mkdtemp(prefix="crash-", dir=memory))
-    yield made
-    shutil.rmtree(made)
 
 
 @dataclass
@@ -125,9 +113,9 @@ class Enumeration:
 
 
 @pytest.mark.timeout(7200 if ALL else 300)
-def test_a_cut_after_any_call_loses_nothing_acknowledged(directory: Path) -> None:
+def test_a_cut_after_any_call_loses_nothing_acknowledged(memory_path: Path) -> None:
     """Every crash point of the script. Prints how many there were."""
-    path = directory / "device"
+    path = memory_path / "device"
     disk = RecordingDisk(str(path))
     clock = StillClock()
     make_device(path, SMALL, disk, clock).close()
@@ -139,7 +127,7 @@ def test_a_cut_after_any_call_loses_nothing_acknowledged(directory: Path) -> Non
     history.device.close()
     disk.note_index()
     machine = Machine(base)
-    enumeration = Enumeration(Target(directory / "after"), history.states)
+    enumeration = Enumeration(Target(memory_path / "after"), history.states)
     acknowledged = begun = 0
     cuts: Counter[str] = Counter()
     for number, event in enumerate(disk.events):
@@ -161,10 +149,10 @@ def test_a_cut_after_any_call_loses_nothing_acknowledged(directory: Path) -> Non
     assert cases >= CASES_MIN
 
 
-def test_a_disk_that_lies_is_found_out(directory: Path) -> None:
+def test_a_disk_that_lies_is_found_out(memory_path: Path) -> None:
     """The test of the test: where fdatasync, or the sync of a directory, does nothing, what was acknowledged is lost."""
     for lie in ("sync", "syncdir"):
-        path = directory / lie
+        path = memory_path / lie
         disk = RecordingDisk(str(path))
         clock = StillClock()
         make_device(path, SMALL, disk, clock).close()
@@ -179,7 +167,7 @@ def test_a_disk_that_lies_is_found_out(directory: Path) -> None:
                 machine.feed(event)
         nothing = next(machine.choices(Random(0), torn=0, subsets_max=0))
         assert isinstance(nothing, Choice)
-        target = Target(directory / f"{lie}-after")
+        target = Target(memory_path / f"{lie}-after")
         last = len(history.states) - 1
         with pytest.raises(Exception):  # noqa: B017, PT011 (whatever it is that breaks)
             Enumeration(target, history.states).verify(machine.after_cut(nothing), range(last, last + 1), lie)

@@ -40,6 +40,7 @@ from tests.storage_node.wire import (
     the_end_of,
     until,
 )
+from tests.support.small_device import SMALL_DEVICE
 
 GET = GetObject(hash_of(1), b"/a/c/1", True)
 GET_OPCODE = 9
@@ -393,7 +394,7 @@ async def test_two_devices_of_one_server(address: str, tmp_path: Path) -> None:
 
 def _a_device(path: Path, name: str) -> Device:
     Device.create(path, name)
-    return Device.open(path, settings=DeviceSettings(index_map_bytes=1 << 28, recent_map_bytes=1 << 28))
+    return Device.open(path, settings=SMALL_DEVICE)
 
 
 async def test_devices_come_and_go_while_others_are_served(address: str, device: Device, tmp_path: Path) -> None:

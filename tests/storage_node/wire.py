@@ -28,13 +28,11 @@ from storage_node.server import StorageServer
 from storage_node.settings import DeviceSettings
 from storage_node.sockets import listen, tune
 from storage_node.transport import SocketTransport, receive
+from tests.support.small_device import SMALL_DEVICE
 
 KEY = b"the key of the tests' cluster..."
 UUID = b"u" * 16
 NOW = 1_700_000_000_000_000 << 12
-SMALL_DEVICE = DeviceSettings(
-    index_map_bytes=1 << 28, recent_map_bytes=1 << 28, free_bytes_min=0, free_bytes_min_delete=0
-)
 
 
 def hash_of(number: int) -> bytes:

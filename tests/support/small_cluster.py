@@ -18,14 +18,12 @@ from ring.ring import Ring
 from ring.topology import Device as RingDevice
 from storage_node.device import Device
 from storage_node.server import StorageServer
-from storage_node.settings import GIB, KIB, MIB, DeviceSettings
 from storage_node.sockets import listen
 from storage_node.timestamp import Clock
 from tests.support.memory import memory_folder
+from tests.support.small_device import SMALL_DEVICE
 
 CLUSTER_KEY = b"k" * 32
-SETTINGS = DeviceSettings(zero_ahead_bytes=256 * KIB, recent_map_bytes=4 * MIB, index_map_bytes=GIB)
-"""What is set aside and written ahead is for years of traffic: here it would be most of what a test takes."""
 
 
 class Node:
@@ -47,7 +45,7 @@ class Node:
         await self._nursery.start(self._run)
 
     async def _run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        device = Device.open(self.path, settings=SETTINGS)
+        device = Device.open(self.path, settings=SMALL_DEVICE)
         try:
             with trio.CancelScope() as self._scope:
                 server = StorageServer({self.ring_device.name: device}, CLUSTER_KEY)

@@ -25,6 +25,7 @@ from storage_node.device import Device
 from storage_node.operations import RING_PIECE_BYTES, FoundRings, GetRings, HeldRing
 from storage_node.server import StorageServer
 from storage_node.sockets import listen
+from tests.support.small_device import SMALL_DEVICE
 
 KEY = b"k" * 32
 
@@ -54,7 +55,7 @@ async def asking(
 ) -> AsyncIterator[DeviceClient]:
     """A client of a node whose ring file is `theirs`; `lie` may change what it answers."""
     Device.create(tmp_path / "sda", "sda")
-    device = Device.open(tmp_path / "sda")
+    device = Device.open(tmp_path / "sda", settings=SMALL_DEVICE)
     files = RingFiles(theirs)
     server = StorageServer({"sda": device}, KEY, ring_epoch=files.epoch, rings=lambda asked: lie(files.answer(asked)))
     address = f"unix:{tmp_path / 's.sock'}"
