@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from proxy.cluster import Cluster
+from proxy.cluster import CAUTIOUS_S, Cluster
 from proxy.store import ObjectStore
 from replicator.auditor import Auditor, AuditorSettings
 from replicator.expirer import Expirer, ExpirerSettings
@@ -86,6 +86,8 @@ class Shape:
     skew_max_s: float
     moves: bool
     """The ring changes while the run lasts."""
+    cautious_s: float
+    """How long after a failure reads ask more than a bare majority."""
 
     @staticmethod
     def draw(random: Random) -> Shape:
@@ -109,6 +111,7 @@ class Shape:
             reclaim_age_s=2 * skew_max_s + random.choice((450.0, 900.0)),
             skew_max_s=skew_max_s,
             moves=random.random() < 0.35 and not together,
+            cautious_s=random.choice((1.0, 20.0, CAUTIOUS_S)),
         )
 
     def device_settings(self) -> DeviceSettings:
@@ -324,6 +327,7 @@ class SimCluster:
             Clock(1 + number, process.machine.wall_us),
             address_of,
             self.direct_paths(process.machine, direct) if follower is None else follower.local_devices(),
+            cautious_s=self.shape.cautious_s,
             **self.options(process),
         )
         try:
@@ -333,7 +337,7 @@ class SimCluster:
                     sources = partial(sources_of, cluster.replicas)
                     await follower.catch_up((cluster,), sources)
                     nursery.start_soon(follower.run, (cluster,), sources)
-                self.proxies[number] = Proxy(process, cluster, ObjectStore(cluster), nursery)
+                self.proxies[number] = Proxy(process, cluster, ObjectStore(cluster, process.machine.wall_us), nursery)
                 await trio.sleep_forever()
         finally:
             proxy = self.proxies.get(number)
@@ -456,7 +460,7 @@ class Keeper:
         )
         self.peers.adopt(rings, local)
         self.cluster = Cluster(rings, CLUSTER_KEY, clock, address_of, local, **cluster.options(process))
-        store = ObjectStore(self.cluster)
+        store = ObjectStore(self.cluster, wall_us)
         self.replicator = Replicator(
             self.peers,
             clock,

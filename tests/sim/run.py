@@ -19,17 +19,22 @@ from storage_node.errors import CorruptData
 from storage_node.operations import (
     Entry,
     ForgetObject,
+    ForgetRow,
     FoundDigests,
     FoundEntries,
+    FoundRows,
     GetDigests,
     ListedEntry,
     ListEntries,
+    ListRows,
+    Row,
     Space,
     Status,
 )
 from tests.sim.cluster import Shape, SimCluster
 from tests.sim.faults import Faults
-from tests.sim.workload import Unsettled, Workload
+from tests.sim.last_look import Unsettled, check_healed
+from tests.sim.workload import Workload
 from tests.sim.world import Violation, World
 
 HEAL_S = 1800.0
@@ -127,7 +132,7 @@ async def _until_healed(world: World, cluster: SimCluster, workload: Workload, h
         calm = 0 if problem else calm + 1
         if calm and calm % CALM_LOOKS == 0:
             try:
-                await workload.check_healed()
+                await check_healed(cluster, workload)
                 check_devices(cluster)
                 return
             except Unsettled as error:
@@ -160,6 +165,20 @@ def give_up_rotten(world: World, cluster: SimCluster) -> None:
             world.counts["operator: gives up a version that is rotten and nowhere else"] += 1
             version = ForgetObject(listed.hash, listed.key, entry.timestamp, entry.meta_timestamp)
             machine.device.apply([version])
+            unlist(cluster, listed.key, entry.timestamp)
+
+
+def unlist(cluster: SimCluster, key: bytes, timestamp: int) -> None:
+    """Take a version that was given up out of its container's listing: nothing else does, for want of an object."""
+    _, account, container, name = key.split(b"/", 3)
+    hash_ = cluster.ring.hash_key(b"/" + account + b"/" + container)
+    question = ListRows(Space.CONTAINER, hash_, b"/" + account + b"/" + container, name, name + b"\x00", deleted=True)
+    for machine in cluster.machines:
+        assert machine.device is not None
+        found = machine.device.read(question)
+        for row in found.items if isinstance(found, FoundRows) else ():
+            if isinstance(row, Row) and row.timestamp == timestamp and not row.deleted:
+                machine.device.apply([ForgetRow(Space.CONTAINER, hash_, name, timestamp, row.sub_timestamp)])
 
 
 def _readable(device: Device, listed: ListedEntry, entry: Entry) -> bool:
