@@ -14,17 +14,18 @@ Invariant: internal containers (proxy.names) have no row in their account, so th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import trio
 
 from proxy.catalogs import ROW_SUCCESS, Catalogs, is_live, items_of
 from proxy.cluster import Cluster, Placement
-from proxy.entry import listed_object
+from proxy.entry import listed_objects
 from proxy.model import (
     Consistency,
     ContainerInfo,
     ContainerNotEmpty,
+    ListedObject,
     ListedPrefix,
     ListQuery,
     Metadata,
@@ -138,7 +139,7 @@ class ContainerStore(Catalogs):
         key = container_key(account, container)
         catalog, consistency, rows, truncated = await self.page_of(CONTAINER, key, query)
         info = _visible_container(catalog, consistency)
-        items = tuple(ListedPrefix(row.prefix) if isinstance(row, CommonPrefix) else listed_object(row) for row in rows)
+        items = _listed(rows)
         last = rows[-1] if rows else None
         marker = b"" if last is None else last.prefix if isinstance(last, CommonPrefix) else last.name
         return ObjectListing(info, items, truncated, marker)
@@ -222,6 +223,16 @@ class ContainerStore(Catalogs):
         operation = ListRows(ACCOUNT, placement.hash, key, container, container + b"\x00", b"", b"", 1, False, False)
         answers, _ = await read(self.cluster, placement, lambda _: operation)
         return all(isinstance(answer, FoundRows) and answer.items for _, answer in answers)
+
+
+def _listed(rows: Sequence[Row | CommonPrefix]) -> tuple[ListedObject | ListedPrefix, ...]:
+    """A page as a listing shows it: whatever is rolled up keeps its place among the objects."""
+    plain = [row for row in rows if isinstance(row, Row)]
+    objects = listed_objects(plain)
+    if len(plain) == len(rows):
+        return objects
+    waiting = iter(objects)
+    return tuple(ListedPrefix(row.prefix) if isinstance(row, CommonPrefix) else next(waiting) for row in rows)
 
 
 def _visible_container(catalog: Catalog | None, consistency: Consistency) -> ContainerInfo:

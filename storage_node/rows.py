@@ -15,7 +15,9 @@ in order:
     <catalog> aaa…b
 
 The walks are generators over one environment; `merged` weaves two of them together. To skip, a caller drops the
-generator and makes one that begins elsewhere: a seek costs about two microseconds.
+generator and makes one that begins elsewhere: a seek costs about two microseconds. A page of plain rows, by far the most
+frequent, is taken from each environment as one `stretch` instead: a third of the time of a walk, which comes back to the
+interpreter for each row.
 
 The hash that names a child space is BLAKE2b: names are chosen by clients, and two that collide would share their rows.
 Pointers are never removed; an unused one costs a failed descent. Each environment needs its own: a walk of `recent` finds
@@ -27,8 +29,11 @@ and sorting in the value (unbounded values), a smaller limit for names (upload r
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from hashlib import blake2b
+from itertools import islice
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from storage_node.index import LONG_ROW_TAG, ROW_TAGS
@@ -96,6 +101,35 @@ def forward(
             yield lead + key[BASE_BYTES:], value
         else:
             return
+
+
+def stretch(
+    txn: lmdb.Transaction[bytes], base: bytes, start: bytes, end: bytes | None, count: int
+) -> list[tuple[bytes, bytes]] | None:
+    """The first `count` (at least 1) rows of start <= name < end, ascending, as (key, value) with keys that begin with
+    `base`; None where a pointer is among them, or a bound may be behind one: walk then.
+    """
+    if len(start) > PIECE_BYTES or (end is not None and len(end) > PIECE_BYTES):
+        return None
+    cursor = txn.cursor()
+    if not cursor.set_range(base + start):
+        return []
+    found = list(islice(cursor.iternext(), count))
+    stop = successor(base) if end is None else base + end
+    assert stop is not None  # a tag is never 0xff
+    if found[-1][0] >= stop:
+        del found[bisect_left(found, (stop,)) :]
+    return None if POINTER_KEY_BYTES in map(len, map(itemgetter(0), found)) else found
+
+
+def united(newer: list[tuple[bytes, bytes]], older: list[tuple[bytes, bytes]], count: int) -> list[tuple[bytes, bytes]]:
+    """The first `count` rows of two stretches of `count`: of a key in both the newer's value, which may hide it (empty).
+
+    What lies behind the end of a stretch that was cut off is behind `count` others, so it is not missed.
+    """
+    if not newer or not older:
+        return newer or older
+    return sorted((dict(older) | dict(newer)).items())[:count]
 
 
 def backward(

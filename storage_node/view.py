@@ -72,6 +72,8 @@ if TYPE_CHECKING:
 
 FAN_OUT_BITS_MAX = 16
 COLLISION = "hash collision: another name has this hash"
+_STRETCH_ROWS_MIN = 256
+"""Taken at once where a page of few names goes on behind rows of what is deleted."""
 _FOUND = int(Status.FOUND)
 _MISSING = Found(Status.MISSING)
 _unpack_prefix = PREFIX.unpack_from
@@ -274,8 +276,10 @@ class View:
         return FoundRows(_FOUND, catalog, tuple(items), truncated)
 
     def _page(self, operation: ListRows) -> tuple[list[Row | CommonPrefix], bool]:
-        """A page without a delimiter: one walk."""
+        """A page without a delimiter: at once where that can be, else one walk."""
         limit, deleted = operation.limit, operation.deleted
+        if not (deleted or operation.reverse) and (page := self._plain_page(operation)) is not None:
+            return page
         items: list[Row | CommonPrefix] = []
         start, end = _bounds(operation)
         make, add = Row._make, items.append
@@ -287,6 +291,33 @@ class View:
             if len(items) == limit:
                 return items, True
             add(make((name, timestamp, sub_timestamp, dead, object_count, size_bytes, value[ROW_BYTES:])))
+        return items, False
+
+    def _plain_page(self, operation: ListRows) -> tuple[list[Row | CommonPrefix], bool] | None:
+        """A page of live rows in ascending order; None where long names are among them."""
+        limit = operation.limit
+        base = rows.row_base(operation.space, operation.hash)
+        start, end = _bounds(operation)
+        new, behind_base = tuple.__new__, rows.BASE_BYTES
+        items: list[Row | CommonPrefix] = []
+        count = limit + 1
+        while end is None or start < end:
+            newer = rows.stretch(self.recent, base, start, end, count)
+            older = rows.stretch(self.index, base, start, end, count)
+            if newer is None or older is None:
+                return None
+            found = rows.united(newer, older, count)
+            items += [
+                new(Row, (key[behind_base:], fields[4], fields[5], False, fields[6], fields[7], value[ROW_BYTES:]))
+                for key, value in found
+                if value and not (fields := unpack_row(value))[3] & 1
+            ]
+            if len(items) > limit:
+                return items[:limit], True
+            if len(found) < count:
+                break
+            start = found[-1][0][rows.BASE_BYTES :] + b"\x00"
+            count = max(limit + 1 - len(items), _STRETCH_ROWS_MIN)
         return items, False
 
     def _page_rolled_up(self, operation: ListRows) -> tuple[list[Row | CommonPrefix], bool]:

@@ -19,8 +19,8 @@ from proxy.model import ListedContainer, ListedObject, ListedPrefix, ListQuery
 from proxy.swift.call import Call
 from proxy.swift.errors import SwiftError
 from proxy.swift.settings import SwiftSettings
-from proxy.swift.times import iso_time
-from storage_node.timestamp import microseconds
+from proxy.swift.times import iso_second, iso_time
+from storage_node.timestamp import WRITER_BITS, microseconds
 
 TEXT = "text/plain"
 JSON = "application/json"
@@ -115,17 +115,27 @@ def _name(item: Item) -> bytes:
 
 
 def _json_objects(items: Sequence[ListedObject]) -> list[dict[str, str | int]]:
-    """The rows of objects, a thousand a page: without a call for each but that for the time."""
-    return [
-        {
-            "name": name.decode("utf-8", "replace"),
-            "hash": etag if len(etag) == 32 else etag.partition("-")[0],
-            "bytes": size_bytes,
-            "content_type": content_type if content_type.isascii() else _plain(content_type),
-            "last_modified": iso_time(microseconds(timestamp)),
-        }
-        for name, timestamp, size_bytes, etag, content_type, _ in items
-    ]
+    """The rows of objects, a thousand a page: without a call for each but those into C.
+
+    Objects whose names stand together were often written in the same second, so its text is kept from one to the next.
+    """
+    rows: list[dict[str, str | int]] = []
+    second, beginning = -1, ""
+    for name, timestamp, size_bytes, etag, content_type, _ in items:
+        us = timestamp >> WRITER_BITS
+        if us // 1_000_000 != second:
+            second = us // 1_000_000
+            beginning = iso_second(second)
+        rows.append(
+            {
+                "name": name.decode("utf-8", "replace"),
+                "hash": etag if len(etag) == 32 else etag.partition("-")[0],
+                "bytes": size_bytes,
+                "content_type": content_type if content_type.isascii() else _plain(content_type),
+                "last_modified": beginning + str(us + 1_000_000)[-6:],
+            }
+        )
+    return rows
 
 
 def _json_row(item: Item) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def decimal_seconds(us: int) -> bytes:
 def iso_time(us: int) -> str:
     """`2019-06-13T14:21:55.123456`, as listings have it: UTC, without saying so."""
     # The last six digits are the fraction; the second that is added sees to it that there are so many.
-    return _iso_second(us // _SECOND_US) + str(us + _SECOND_US)[-6:]
+    return iso_second(us // _SECOND_US) + str(us + _SECOND_US)[-6:]
 
 
 def parse_http_date(value: bytes) -> int | None:
@@ -51,8 +51,8 @@ def _http_day(day: int) -> bytes:
 
 
 @lru_cache(maxsize=16_384)
-def _iso_second(at: int) -> str:
-    """What all moments of a second begin with: names that stand together were often written together."""
+def iso_second(at: int) -> str:
+    """`2019-06-13T14:21:55.`: what all moments of that second since 1970 begin with; six digits follow."""
     day, second = divmod(at, _DAY_S)
     return f"{_iso_day(day)}{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}."
 

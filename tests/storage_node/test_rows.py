@@ -20,7 +20,9 @@ from storage_node.rows import (
     pointer_keys,
     row_base,
     row_key,
+    stretch,
     successor,
+    united,
 )
 
 BASE = row_base(1, b"h" * 16)
@@ -105,6 +107,38 @@ def test_the_newer_environment_wins(
         else:
             found = list(merged(forward(first, BASE, bound), forward(second, BASE, bound), False))
             assert found == [item for item in wanted if item[0] >= bound]
+
+
+@FIXTURE_OF_ALL
+@given(
+    newer=st.dictionaries(names, st.sampled_from([b"", b"new"]), max_size=15),
+    older=st.dictionaries(names, st.just(b"old"), max_size=15),
+    start=st.just(b"") | names,
+    end=st.none() | names,
+    count=st.integers(1, 12),
+)
+def test_a_stretch_is_the_beginning_of_a_walk(
+    environments: list[lmdb.Environment],
+    newer: dict[bytes, bytes],
+    older: dict[bytes, bytes],
+    start: bytes,
+    end: bytes | None,
+    count: int,
+) -> None:
+    """Two stretches united give the first rows of both, or say that long names are in the way, and only then."""
+    fill(environments[0], newer)
+    fill(environments[1], older)
+    wanted = [
+        (BASE + name, value)
+        for name, value in sorted({**older, **newer}.items())
+        if name >= start and (end is None or name < end)
+    ]
+    with environments[0].begin() as first, environments[1].begin() as second:
+        stretches = [stretch(txn, BASE, start, end, count) for txn in (first, second)]
+    if stretches[0] is None or stretches[1] is None:
+        assert max(map(len, [start, end or b"", *newer, *older])) > PIECE_BYTES
+    else:
+        assert united(stretches[0], stretches[1], count) == wanted[:count]
 
 
 @given(name=st.binary(min_size=1, max_size=2048), other=st.binary(min_size=1, max_size=2048))
