@@ -11,18 +11,23 @@ amount, and there are few.
 One idempotency key is offered with every attempt, so at most one of them claims. Who calls again after a crash gets
 what was claimed then, wherever the choice would fall now: the claims compare what is asked and not where.
 
+Several threads may book by one picture: it is looked at and changed under `lock`, and claims are asked without it, so
+that a commit which waits for a disk holds up nobody's choice.
+
 Invariants: after an exception nothing is claimed by this call; the picture only ever takes over what the claims say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from scheduler.claims.claim import Batch, Change, Claim, Claims, DiskShare, HostShare, Role
+from scheduler.claims.claim import Batch, Change, Claim, Claims, DiskShare, Guard, HostShare, Role
 from scheduler.errors import Conflict, KeyReused, NoValidHost, NoValidSr
 from scheduler.placement import reasons
 from scheduler.placement.inventory import Inventory
+from scheduler.placement.moves import Move
 from scheduler.placement.place import DEFAULTS, place, place_volume
 from scheduler.placement.placement import Candidate, DiskPlacement
 from scheduler.placement.request import Disk, ServerRequest, VolumeRequest
@@ -48,22 +53,30 @@ class Booked:
 
 
 class Booking:
-    """One scheduler's picture over claims that others may share. Not thread-safe, as the picture is not."""
+    """One scheduler's picture over claims that others may share. Thread-safe with a `lock`, a reentrant one, under which
+    whoever else uses the picture does so; without, as little as the picture is."""
 
     def __init__(
-        self, inventory: Inventory, claims: Claims, settings: PlacementSettings = DEFAULTS, *, seed: int = 0
+        self,
+        inventory: Inventory,
+        claims: Claims,
+        settings: PlacementSettings = DEFAULTS,
+        *,
+        seed: int = 0,
+        lock: AbstractContextManager[object] | None = None,
     ) -> None:
         self.inventory = inventory
         self.claims = claims
         self.settings = settings
         self._seed = seed
+        self._lock: AbstractContextManager[object] = lock if lock is not None else nullcontext()
 
     def read(self) -> None:
         """Take over all that is claimed: at start, and after a new inventory."""
         self.inventory.load(self.claims.all(), *self.claims.usage())
 
-    def book(self, request: ServerRequest, key: str, role: Role = Role.HELD) -> Booked:
-        """Choose and claim. `role` TARGET claims where a server that holds a claim moves to.
+    def book(self, request: ServerRequest, key: str, role: Role = Role.HELD, *, guard: Guard | None = None) -> Booked:
+        """Choose and claim. `role` TARGET claims where a server that holds a claim moves to; `guard` as in `Claims.commit`.
 
         NoValidHost, QuotaExceeded, KeyReused, KeySpent, ClaimStateError; Conflict if others were faster every time.
         """
@@ -72,9 +85,10 @@ class Booking:
         last: Conflict | None = None
         for round_ in range(ROUNDS_MAX):
             try:
-                placement = place(self.inventory, request, self.settings, seed=self._seed + round_)
+                with self._lock:
+                    placement = place(self.inventory, request, self.settings, seed=self._seed + round_)
             except NoValidHost:
-                made = self._made(request, key, role)
+                made = self._made(request, key, role, guard)
                 if made is not None:
                     return self._booked(request, made, tries)
                 if fresh:
@@ -85,8 +99,10 @@ class Booking:
             for candidate in (placement.chosen, *placement.alternates):
                 tries += 1
                 try:
-                    change = self.claims.commit(batch_for(self.inventory, request, candidate, key, role))
+                    change = self.claims.commit(self._batch(request, candidate, key, role), guard=guard)
                 except Conflict as error:
+                    if not error.retry:
+                        raise
                     last = error
                     self._learn(candidate.host_id, candidate.disks, request)
                 else:
@@ -94,7 +110,7 @@ class Booking:
             fresh = False
         raise self._contended(f"server {request.server_id}", tries, last)
 
-    def book_volume(self, request: VolumeRequest, key: str) -> Booked:
+    def book_volume(self, request: VolumeRequest, key: str, *, guard: Guard | None = None) -> Booked:
         """Choose an SR for a volume alone and claim it.
 
         NoValidSr, QuotaExceeded, KeyReused, KeySpent, ClaimStateError; Conflict if others were faster every time.
@@ -104,20 +120,23 @@ class Booking:
         last: Conflict | None = None
         for round_ in range(ROUNDS_MAX):
             try:
-                placement = place_volume(self.inventory, request, self.settings, seed=self._seed + round_)
+                with self._lock:
+                    placement = place_volume(self.inventory, request, self.settings, seed=self._seed + round_)
             except NoValidSr:
-                made = self._made(request, key)
+                made = self._made(request, key, Role.HELD, guard)
                 if made is not None:
                     return self._booked(request, made, tries)
                 if fresh:
                     raise
-                self.inventory.refresh(*self.claims.usage())
+                usage = self.claims.usage()
+                with self._lock:
+                    self.inventory.refresh(*usage)
                 fresh = True
                 continue
             for sr_id in (placement.sr_id, *placement.alternates):
                 tries += 1
                 try:
-                    change = self.claims.commit(volume_batch(request, sr_id, key))
+                    change = self.claims.commit(volume_batch(request, sr_id, key), guard=guard)
                 except Conflict as error:
                     last = error
                     self._learn(None, (DiskPlacement(request.disk.disk_id, sr_id),), None)
@@ -126,7 +145,30 @@ class Booking:
             fresh = False
         raise self._contended(f"volume {request.disk.disk_id}", tries, last)
 
-    def _made(self, request: ServerRequest | VolumeRequest, key: str, role: Role = Role.HELD) -> Change | None:
+    def book_together(self, moves: Sequence[Move], key: str, *, guard: Guard | None = None) -> Change:
+        """Claim where servers that move together go, for all of them or for none; where, a plan has said.
+
+        Conflict if it is not so any more, KeyReused, KeySpent, ClaimStateError if one of them is moving already.
+        """
+        with self._lock:
+            batches = [batch_for(self.inventory, move.server.request, move.to, key, Role.TARGET) for move in moves]
+        inside = {move.server.request.server_id for move in moves}
+        whole = Batch(
+            key,
+            tuple(claim for batch in batches for claim in batch.claims),
+            tuple(dict.fromkeys(name for batch in batches for name in batch.same_host_as if name not in inside)),
+            tuple(dict.fromkeys(name for batch in batches for name in batch.different_host_from)),
+        )
+        change = self.claims.commit(whole, guard=guard)
+        with self._lock:
+            self.inventory.apply(change)
+        return change
+
+    def _batch(self, request: ServerRequest, candidate: Candidate, key: str, role: Role) -> Batch:
+        with self._lock:
+            return batch_for(self.inventory, request, candidate, key, role)
+
+    def _made(self, request: ServerRequest | VolumeRequest, key: str, role: Role, guard: Guard | None) -> Change | None:
         """What this request claimed under that key before, None if the key claimed nothing. KeyReused, KeySpent.
 
         The claims compare what is asked when a batch is committed: so the request is offered once more, for the place that
@@ -140,12 +182,13 @@ class Booking:
         if disks is None or (host_id is None) is isinstance(request, ServerRequest):
             raise KeyReused(f"idempotency key {key} was used for another claim; take a new key")
         if isinstance(request, VolumeRequest):
-            return self.claims.commit(volume_batch(request, disks[0].sr_id, key))
+            return self.claims.commit(volume_batch(request, disks[0].sr_id, key), guard=guard)
         assert host_id is not None
-        return self.claims.commit(batch_for(self.inventory, request, Candidate(host_id, 0.0, disks), key, role))
+        return self.claims.commit(self._batch(request, Candidate(host_id, 0.0, disks), key, role), guard=guard)
 
     def _booked(self, request: ServerRequest | VolumeRequest, change: Change, tries: int) -> Booked:
-        self.inventory.apply(change)
+        with self._lock:
+            self.inventory.apply(change)
         disks = _disks_in(change, _disks_of(request))
         assert disks is not None, "a disk was claimed nowhere"
         return Booked(_host_in(change), disks, change, tries)
@@ -156,24 +199,31 @@ class Booking:
         if host_id is not None:
             ids.append(host_id)
         hosts, srs = self.claims.usage_of(ids)
-        self.inventory.refresh(hosts, srs)
         known = {usage.limit.host_id for usage in hosts} | {usage.limit.sr_id for usage in srs}
-        self.inventory.close(name for name in ids if name not in known)
+        with self._lock:
+            self.inventory.refresh(hosts, srs)
+            self.inventory.close(name for name in ids if name not in known)
         if request is not None:
             self._read_company(request)
 
     def _read_for(self, request: ServerRequest) -> None:
         """Take over all that a choice depends on."""
-        self.inventory.refresh(*self.claims.usage())
+        usage = self.claims.usage()
+        with self._lock:
+            self.inventory.refresh(*usage)
         self._read_company(request)
 
     def _read_company(self, request: ServerRequest) -> None:
         """Take over where the group is, and the servers that the request names."""
         if request.membership is not None:
             group_id = request.membership.group_id
-            self.inventory.refresh_members(group_id, self.claims.members(group_id))
+            members = self.claims.members(group_id)
+            with self._lock:
+                self.inventory.refresh_members(group_id, members)
         for server_id in (*request.same_host_as, *request.different_host_from):
-            self.inventory.refresh_owner(server_id, self.claims.of(server_id))
+            held = self.claims.of(server_id)
+            with self._lock:
+                self.inventory.refresh_owner(server_id, held)
 
     @staticmethod
     def _contended(what: str, tries: int, last: Conflict | None) -> Conflict:

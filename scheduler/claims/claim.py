@@ -225,8 +225,9 @@ read, and raises where the change must not be made. Claims that are in no databa
 class Claims(Protocol):
     """Who keeps the claims. Calls block (they belong in a worker thread where a database is behind them); thread-safe."""
 
-    def commit(self, batch: Batch) -> Change:
-        """Claim all of the batch, or nothing. The same answer when this very batch was committed before.
+    def commit(self, batch: Batch, *, guard: Guard | None = None) -> Change:
+        """Claim all of the batch, or nothing. The same answer when this very batch was committed before. What `guard` raises
+        is raised, and nothing is claimed.
 
         Conflict if a host or SR is closed or full or a group policy would break, now; QuotaExceeded; KeyReused; KeySpent;
         ClaimStateError if an owner holds already (role HELD); if it holds nothing, moves already or would come out of
@@ -251,8 +252,8 @@ class Claims(Protocol):
         """Let go of the targets of these owners, at once. Owners without a target are no error."""
         ...
 
-    def grow(self, owner: str, disk_id: str, size_bytes: int) -> Change:
-        """Make a held disk that large; repeatable, never smaller.
+    def grow(self, owner: str, disk_id: str, size_bytes: int, *, guard: Guard | None = None) -> Change:
+        """Make a held disk that large; repeatable, never smaller. `guard` as above.
 
         Conflict if its SR is full, QuotaExceeded, ClaimStateError if the owner holds no such disk.
         """

@@ -71,8 +71,10 @@ class MemoryClaims:
 
     # --------------------------------------------------------------------------------------------------------- changes
 
-    def commit(self, batch: Batch) -> Change:
+    def commit(self, batch: Batch, *, guard: Guard | None = None) -> Change:
         """Claim all of the batch, or nothing. See `Claims.commit`."""
+        if guard is not None:
+            guard(None)
         with self._lock:
             known = self._keys.get(batch.key)
             if known is not None:
@@ -135,8 +137,10 @@ class MemoryClaims:
                 self._made_by[claim.owner] = self._made_by[claim.owner][:1]
             return self._write(outcome, claims=[self._claims[owner][0] for owner in owners], gone=gone)
 
-    def grow(self, owner: str, disk_id: str, size_bytes: int) -> Change:
+    def grow(self, owner: str, disk_id: str, size_bytes: int, *, guard: Guard | None = None) -> Change:
         """Make a held disk that large. See `Claims.grow`."""
+        if guard is not None:
+            guard(None)
         with self._lock:
             claims = self._claims.get(owner, ())
             if len(claims) != 1:

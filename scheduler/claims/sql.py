@@ -81,6 +81,7 @@ class _Waiting:
     """A batch that a thread waits for, and what became of it."""
 
     batch: Batch
+    guard: Guard | None = None
     answer: Change | BaseException | None = None
 
 
@@ -100,9 +101,9 @@ class SqlClaims:
 
     # --------------------------------------------------------------------------------------------------------- changes
 
-    def commit(self, batch: Batch) -> Change:
+    def commit(self, batch: Batch, *, guard: Guard | None = None) -> Change:
         """Claim all of the batch, or nothing. See `Claims.commit`."""
-        waiting = _Waiting(batch)
+        waiting = _Waiting(batch, guard)
         self._queue.append(waiting)
         with self._turn:
             # Whoever had the turn before may have taken this batch along.
@@ -157,7 +158,7 @@ class SqlClaims:
 
         return self._transact("abort_move", work, guard)
 
-    def grow(self, owner: str, disk_id: str, size_bytes: int) -> Change:
+    def grow(self, owner: str, disk_id: str, size_bytes: int, *, guard: Guard | None = None) -> Change:
         """Make a held disk that large. See `Claims.grow`."""
 
         def work(connection: Connection) -> Change:
@@ -170,7 +171,7 @@ class SqlClaims:
             key = picture.keys[owner, Role.HELD]
             return write(connection, picture, outcome, claims, (new,), (key,))
 
-        return self._transact(owner, work)
+        return self._transact(owner, work, guard)
 
     def set_limits(self, hosts: Iterable[HostLimit] = (), srs: Iterable[SrLimit] = ()) -> None:
         """Set limits of hosts and SRs. See `Claims.set_limits`."""
@@ -311,9 +312,17 @@ class SqlClaims:
         """Commit what waits, in one transaction. A batch that is refused has written nothing, so the others stand."""
         group = [self._queue.popleft() for _ in range(min(len(self._queue), GROUP_MAX))]
 
-        def work(connection: Connection) -> list[Change | SchedulerError]:
-            answers: list[Change | SchedulerError] = []
+        def work(connection: Connection) -> list[Change | Exception]:
+            answers: list[Change | Exception] = []
             for waiting in group:
+                try:
+                    if waiting.guard is not None:
+                        waiting.guard(connection)
+                except (Raced, DBAPIError):
+                    raise
+                except Exception as error:  # a guard's own refusal is that batch's alone
+                    answers.append(error)
+                    continue
                 try:
                     answers.append(self._commit(connection, waiting.batch))
                 except SchedulerError as error:

@@ -62,21 +62,44 @@ ACTIONS: Final[Mapping[str, Action]] = {
 }
 
 
-def close(connection: Connection, task: TaskRecord) -> None:
-    """What it means for the records that a task has ended: a failed build is a server in error, and so on."""
-    if task.state is not TaskState.FAILED:
-        return
+FAULT_AFTER: Final = 3
+"""Attempts of one stage after which its trouble is written down beside what it is about: one or two may pass."""
+
+
+def note(connection: Connection, task: TaskRecord) -> None:
+    """What has become of a task, in the record that it is about: a failed build is a server in error, what fails otherwise
+    or keeps failing is that record's fault, and what succeeds ends the fault."""
+    if task.state is TaskState.FAILED:
+        _note_failure(connection, task)
+    elif task.state is TaskState.DONE:
+        _set_fault(connection, task.subject, "")
+    elif task.attempt >= FAULT_AFTER:
+        _set_fault(connection, task.subject, task.error)
+
+
+def _note_failure(connection: Connection, task: TaskRecord) -> None:
     if task.kind == "build":
         store.change(connection, ServerRecord, task.subject, state=ServerState.ERROR, fault=task.error)
         server_actions.free_volumes(connection, task.subject)
-    elif task.kind == "volume-create":
+        return
+    if task.kind == "volume-create":
         store.change(connection, VolumeRecord, task.subject, state=VolumeState.ERROR, fault=task.error)
-    elif task.kind == "capture":
+        return
+    if task.kind == "capture":
         store.change(connection, ImageRecord, task.data["image"], state=ImageState.ERROR, fault=task.error)
-    elif task.kind in ("attach", "detach"):
+        return
+    if task.kind in ("attach", "detach"):
         volume = store.find(connection, VolumeRecord, task.subject)
         if volume is not None:
             state = VolumeState.IN_USE if volume.server_id else VolumeState.AVAILABLE
-            store.change(connection, VolumeRecord, task.subject, state=state, fault=task.error)
-    else:
-        store.change(connection, ServerRecord, task.subject, fault=task.error)
+            store.change(connection, VolumeRecord, task.subject, state=state)
+    _set_fault(connection, task.subject, task.error)
+
+
+def _set_fault(connection: Connection, subject: str, fault: str) -> None:
+    """Of a server or volume; hosts and zones that are emptied have none."""
+    if (server := store.find(connection, ServerRecord, subject)) is not None:
+        if server.fault != fault:
+            store.change(connection, ServerRecord, subject, fault=fault)
+    elif (volume := store.find(connection, VolumeRecord, subject)) is not None and volume.fault != fault:
+        store.change(connection, VolumeRecord, subject, fault=fault)

@@ -4,8 +4,9 @@ Problem: placement's `Inventory` is fast because it is changed in place, and it 
 several, and other controllers claim, too.
 
 Idea: a lock, and three ways in which the picture changes: what the pools hold now (`follow`, every few seconds, which
-now and then reads all claims anew), what this controller claims (`TrackedClaims` tells each change at once), and a
-group's members before one of them is placed. What is stale beyond that the commit finds.
+now and then reads all claims anew), what this controller claims (`scheduler.booking` takes over what it books,
+`TrackedClaims` tells of each other change at once), and what a refused claim taught. What is stale beyond that the
+commit finds.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
+from scheduler.booking import Booked, Booking
 from scheduler.claims.claim import (
     Batch,
     Change,
@@ -26,15 +28,16 @@ from scheduler.claims.claim import (
     HostUsage,
     ProjectUsage,
     Quota,
+    Role,
     SrLimit,
     SrUsage,
 )
-from scheduler.errors import InventoryError, NoValidHost
+from scheduler.errors import InventoryError
 from scheduler.placement.evacuate import plan_evacuation
 from scheduler.placement.inventory import Inventory
-from scheduler.placement.moves import MovePlan, PlacedServer
-from scheduler.placement.place import explain, place, place_volume
-from scheduler.placement.placement import Explanation, Placement, VolumePlacement
+from scheduler.placement.moves import Move, MovePlan, PlacedServer
+from scheduler.placement.place import explain
+from scheduler.placement.placement import Explanation
 from scheduler.placement.rebalance import plan_rebalance
 from scheduler.placement.request import ServerRequest, VolumeRequest
 from scheduler.placement.resources import Host, Sr
@@ -47,7 +50,7 @@ FAILURE_MEMORY_S: Final = 600.0
 
 
 class RingChooser:
-    """Chooses hosts and SRs. `ring_seed` is the ring's: it decides in which order a server visits hosts."""
+    """Books hosts and SRs. `ring_seed` is the ring's: it decides in which order a server visits hosts."""
 
     def __init__(
         self,
@@ -64,7 +67,9 @@ class RingChooser:
         self._draw_seed = draw_seed
         self._settings = settings or PlacementSettings()
         self._lock = threading.RLock()
-        self._inventory = Inventory((), (), seed=ring_seed)
+        self._booking = Booking(
+            Inventory((), (), seed=ring_seed), claims, self._settings, seed=draw_seed, lock=self._lock
+        )
         self._failures: deque[tuple[float, str]] = deque()
         self._loaded_at = -math.inf
 
@@ -77,22 +82,22 @@ class RingChooser:
             if stale or not self._update(hosts, srs):
                 inventory = Inventory(hosts, srs, seed=self._ring_seed)
                 inventory.load(self._claims.all(), *self._claims.usage())
-                self._inventory, self._loaded_at = inventory, self._monotonic()
+                self._booking.inventory, self._loaded_at = inventory, self._monotonic()
             self._weigh_failures()
 
     def _update(self, hosts: list[Host], srs: list[Sr]) -> bool:
         """Change the picture in place; False where it has to be made anew."""
-        old_hosts = {host.host_id: host for host in self._inventory.hosts}
-        old_srs = {sr.sr_id: sr for sr in self._inventory.srs}
+        old_hosts = {host.host_id: host for host in self._booking.inventory.hosts}
+        old_srs = {sr.sr_id: sr for sr in self._booking.inventory.srs}
         if old_hosts.keys() != {host.host_id for host in hosts} or old_srs.keys() != {sr.sr_id for sr in srs}:
             return False
         try:
             for host in hosts:
                 if host != old_hosts[host.host_id]:
-                    self._inventory.update_host(host)
+                    self._booking.inventory.update_host(host)
             for sr in srs:
                 if sr != old_srs[sr.sr_id]:
-                    self._inventory.update_sr(sr)
+                    self._booking.inventory.update_sr(sr)
         except InventoryError:  # it has another place, or is reached by other hosts
             return False
         return True
@@ -100,7 +105,7 @@ class RingChooser:
     def apply(self, change: Change) -> None:
         """Claims have changed."""
         with self._lock:
-            self._inventory.apply(change)
+            self._booking.inventory.apply(change)
 
     def note_failure(self, host_id: str) -> None:
         """A build failed there."""
@@ -108,49 +113,42 @@ class RingChooser:
             self._failures.append((self._monotonic(), host_id))
             self._weigh_failures()
 
-    def place(self, request: ServerRequest) -> Placement:
-        """Where a server goes. NoValidHost."""
-        with self._lock:
-            self._look_at_group(request)
-            try:
-                return place(self._inventory, request, self._settings, seed=self._draw_seed)
-            except NoValidHost:
-                self._reload()  # another controller may have let something go
-                return place(self._inventory, request, self._settings, seed=self._draw_seed)
+    def book(self, request: ServerRequest, key: str, role: Role = Role.HELD, *, guard: Guard | None = None) -> Booked:
+        """Choose where a server goes and claim it. See `Booking.book`."""
+        return self._booking.book(request, key, role, guard=guard)
 
-    def place_volume(self, request: VolumeRequest) -> VolumePlacement:
-        """Where a volume goes. NoValidSr."""
-        with self._lock:
-            try:
-                return place_volume(self._inventory, request, self._settings, seed=self._draw_seed)
-            except NoValidHost:
-                self._reload()
-                return place_volume(self._inventory, request, self._settings, seed=self._draw_seed)
+    def book_volume(self, request: VolumeRequest, key: str, *, guard: Guard | None = None) -> Booked:
+        """Choose where a volume goes and claim it. See `Booking.book_volume`."""
+        return self._booking.book_volume(request, key, guard=guard)
+
+    def book_together(self, moves: Sequence[Move], key: str, *, guard: Guard | None = None) -> Change:
+        """Claim where servers that move together go. See `Booking.book_together`."""
+        return self._booking.book_together(moves, key, guard=guard)
 
     def explain(self, request: ServerRequest) -> Explanation:
         """The same with a verdict on every host."""
         with self._lock:
             self._look_at_group(request)
-            return explain(self._inventory, request, self._settings, seed=self._draw_seed)
+            return explain(self._booking.inventory, request, self._settings, seed=self._draw_seed)
 
     def plan_evacuation(self, host_ids: Sequence[str], servers: Mapping[str, ServerRequest]) -> MovePlan:
         """How to empty these hosts of these servers."""
         with self._lock:
             self._reload()
             return plan_evacuation(
-                self._inventory, self._placed(servers), host_ids, self._settings, seed=self._draw_seed
+                self._booking.inventory, self._placed(servers), host_ids, self._settings, seed=self._draw_seed
             )
 
     def plan_rebalance(self, host_ids: Sequence[str], servers: Mapping[str, ServerRequest]) -> MovePlan:
         """How to level the load of these hosts by moving some of these servers among them."""
         with self._lock:
             self._reload()
-            return plan_rebalance(self._inventory, self._placed(servers), host_ids, self._settings)
+            return plan_rebalance(self._booking.inventory, self._placed(servers), host_ids, self._settings)
 
     def _placed(self, servers: Mapping[str, ServerRequest]) -> list[PlacedServer]:
         placed = []
         for server_id, request in servers.items():
-            member = self._inventory.server(server_id)
+            member = self._booking.inventory.server(server_id)
             if member is not None and member.held is not None:
                 placed.append(PlacedServer(request, member.held))
         return placed
@@ -158,22 +156,22 @@ class RingChooser:
     def hosts(self) -> tuple[Host, ...]:
         """All hosts, in the order of their devices."""
         with self._lock:
-            return tuple(self._inventory.hosts)
+            return tuple(self._booking.inventory.hosts)
 
     def srs(self) -> tuple[Sr, ...]:
         """All SRs."""
         with self._lock:
-            return tuple(self._inventory.srs)
+            return tuple(self._booking.inventory.srs)
 
     def _reload(self) -> None:
         """Read all claims anew."""
         self._loaded_at = -math.inf
-        self.follow(self._inventory.hosts, self._inventory.srs)
+        self.follow(self._booking.inventory.hosts, self._booking.inventory.srs)
 
     def _look_at_group(self, request: ServerRequest) -> None:
         if request.membership is not None:
             group = request.membership.group_id
-            self._inventory.refresh_members(group, self._claims.members(group))
+            self._booking.inventory.refresh_members(group, self._claims.members(group))
 
     def _weigh_failures(self) -> None:
         horizon = self._monotonic() - FAILURE_MEMORY_S
@@ -182,7 +180,7 @@ class RingChooser:
         counts: dict[str, int] = {}
         for _, host_id in self._failures:
             counts[host_id] = counts.get(host_id, 0) + 1
-        self._inventory.set_failures(counts)
+        self._booking.inventory.set_failures(counts)
 
 
 class TrackedClaims:
@@ -192,9 +190,9 @@ class TrackedClaims:
         self._claims = claims
         self._told = told
 
-    def commit(self, batch: Batch) -> Change:
+    def commit(self, batch: Batch, *, guard: Guard | None = None) -> Change:
         """As `Claims`."""
-        return self._tell(self._claims.commit(batch))
+        return self._tell(self._claims.commit(batch, guard=guard))
 
     def release(self, owners: Iterable[str], *, guard: Guard | None = None) -> Change:
         """As `Claims`."""
@@ -208,9 +206,9 @@ class TrackedClaims:
         """As `Claims`."""
         return self._tell(self._claims.abort_move(owners, guard=guard))
 
-    def grow(self, owner: str, disk_id: str, size_bytes: int) -> Change:
+    def grow(self, owner: str, disk_id: str, size_bytes: int, *, guard: Guard | None = None) -> Change:
         """As `Claims`."""
-        return self._tell(self._claims.grow(owner, disk_id, size_bytes))
+        return self._tell(self._claims.grow(owner, disk_id, size_bytes, guard=guard))
 
     def made(self, key: str) -> Change | None:
         """As `Claims`."""

@@ -6,26 +6,32 @@ Idea: nothing but the goal is kept: which hosts are to be empty. Each round look
 planner say which servers can move at once, makes each move a task of its own, and waits for these. It ends when nothing
 is left but what cannot move, and says why for each.
 
-Invariant: a server is asked to move only if nobody else works on it. One whose move as planned failed is asked once more, to
-wherever there is room; then it is left, with the reason.
+A hard affinity group moves as one: where its members go is claimed for all of them at once, before the first is asked to
+move, since no member may be claimed elsewhere alone. Then each has a task of its own, which finds its target claimed. All
+of them move in one wave, whatever the caps.
+
+Invariant: a server is asked to move only if nobody else works on it, a group only if nobody works on any of it. One whose
+move as planned failed is asked once more, to wherever there is room; then it is left, with the reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import trio
 from sqlalchemy import Connection, func, select
 
 from scheduler.claims.claim import Claim, Role
+from scheduler.errors import ClaimStateError, Conflict, KeySpent
 from scheduler.hypervisor import Gone, HypervisorError
 from scheduler.lifecycle import tasks
 from scheduler.lifecycle.machine import Event
 from scheduler.lifecycle.requests import move_request_of
 from scheduler.lifecycle.tools import Job, Outcome, Tools
-from scheduler.placement.moves import MovePlan
-from scheduler.placement.request import ServerRequest
+from scheduler.placement import reasons
+from scheduler.placement.moves import Move, MovePlan
+from scheduler.placement.request import Policy, ServerRequest
 from scheduler.placement.resources import Zone
 from scheduler.records import store, tables
 from scheduler.records.types import GroupRecord, ServerRecord, TaskRecord, TaskState, VolumeRecord
@@ -48,12 +54,21 @@ async def plan_drain(job: Job) -> Outcome:
     requests = await requests_on(job.tools, set(hosts), any_zone=bool(data.get("any_zone")))
     left = {server: request for server, request in requests.items() if server not in stranded}
     moved = int(data.get("moved", 0)) + len(data.get("children", ())) - (len(failed) - len(data.get("failed", ())))
-    kept: dict[str, object] = {"stranded": stranded, "children": [], "moved": moved, "failed": failed}
+    looks = int(data.get("looks", 0)) + 1
+    kept: dict[str, object] = {
+        "stranded": stranded,
+        "children": [],
+        "moved": moved,
+        "failed": failed,
+        "looks": looks,
+    }
     if not left:
         return _end(requests, stranded, kept)
     plan = await job.tools.database.block(lambda: job.tools.chooser.plan_evacuation(hosts, left))
     stranded.update(plan.stranded)
-    children = await job.tools.database.transact(lambda c: _submit(job, c, plan, failed))
+    groups, broken = await _claim_groups(job, plan, looks)
+    stranded.update(broken)
+    children = await job.tools.database.transact(lambda c: _submit(job, c, plan, failed, groups))
     if not children and all(server in stranded for server in left):
         return _end(requests, stranded, kept)
     job.progress(moved / max(1, moved + len(left)))
@@ -117,10 +132,51 @@ def _zone_of(tools: Tools, host_id: str) -> Zone | None:
         return None
 
 
-def _submit(job: Job, connection: Connection, plan: MovePlan, failed: list[str]) -> list[int]:
-    """A task for each move of the plan's first wave whose server nobody works on."""
+def together(moves: Sequence[Move]) -> dict[str, list[Move]]:
+    """The moves of hard affinity groups of which several members move, by group."""
+    found: dict[str, list[Move]] = {}
+    for move in moves:
+        membership = move.server.request.membership
+        if membership is not None and membership.policy is Policy.AFFINITY:
+            found.setdefault(membership.group_id, []).append(move)
+    return {group_id: members for group_id, members in found.items() if len(members) > 1}
+
+
+async def _claim_groups(job: Job, plan: MovePlan, looks: int) -> tuple[list[Move], dict[str, str]]:
+    """Claim where the groups of the first wave go; -> the moves of those that could, and for those that cannot move as one
+    why not, by server. A group that somebody works on, or that found its room taken, waits for the next look."""
+    groups = together(plan.moves)
+    first = {id(move) for move in (plan.waves[0] if plan.waves else ())}
+    ready: list[Move] = []
+    broken: dict[str, str] = {}
+    for group_id, moves in groups.items():
+        servers = [move.server.request.server_id for move in moves]
+        if not any(id(move) in first for move in moves) or await job.tools.database.transact(
+            lambda c, servers=servers: any(tasks.open_task(c, server) is not None for server in servers)  # type: ignore[misc]
+        ):
+            continue
+        key = f"task{job.task.id}.{looks}.{group_id}"
+        try:
+            await job.tools.database.block(
+                lambda moves=moves, key=key: job.tools.chooser.book_together(moves, key, guard=job.fenced)  # type: ignore[misc]
+            )
+        except Conflict as error:
+            if error.kind == reasons.GROUP:
+                broken.update(dict.fromkeys(servers, f"its group is not on one host: {error}"))
+            continue
+        except (ClaimStateError, KeySpent):  # one of them is moving already, or was until now
+            continue
+        ready += moves
+    return ready, broken
+
+
+def _submit(job: Job, connection: Connection, plan: MovePlan, failed: list[str], groups: Sequence[Move]) -> list[int]:
+    """A task for each move of the plan's first wave whose server nobody works on, and for those of the groups that have
+    their targets."""
+    in_groups = {id(move) for moves in together(plan.moves).values() for move in moves}
+    alone = [move for move in (plan.waves[0] if plan.waves else ()) if id(move) not in in_groups]
     children: list[int] = []
-    for move in plan.waves[0] if plan.waves else ():
+    for move in (*alone, *groups):
         server_id = move.server.request.server_id
         if tasks.open_task(connection, server_id) is not None:
             continue

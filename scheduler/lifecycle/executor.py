@@ -24,7 +24,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from scheduler.lifecycle import tasks
-from scheduler.lifecycle.actions import ACTIONS, close
+from scheduler.lifecycle.actions import ACTIONS, note
 from scheduler.lifecycle.machine import MACHINES, Event, advance, cancel
 from scheduler.lifecycle.tools import Job, LostLease, Outcome, Tools, outcome_of
 from scheduler.records.types import TaskRecord, TaskState
@@ -166,8 +166,7 @@ class Executor:
                 raise LostLease(f"task {held.id} has another fence than {held.fence}")
             for change in outcome.changes:
                 change(connection)
-            if after.state is not TaskState.OPEN:
-                close(connection, after)
+            note(connection, after)
 
         await self._tools.database.transact(store)
         if after.state is not TaskState.OPEN:

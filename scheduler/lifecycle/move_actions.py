@@ -14,7 +14,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from scheduler.claims.claim import Batch, Claim, DiskShare, HostShare, Role
+from scheduler.claims.claim import Role
 from scheduler.hypervisor import (
     Gone,
     HypervisorError,
@@ -27,9 +27,8 @@ from scheduler.hypervisor import (
 )
 from scheduler.lifecycle.machine import Event
 from scheduler.lifecycle.requests import move_request_of, parse_zone
-from scheduler.lifecycle.server_actions import STATES, commit_first, read_server
+from scheduler.lifecycle.server_actions import STATES, read_server
 from scheduler.lifecycle.tools import Job, Outcome
-from scheduler.placement.placement import Candidate
 from scheduler.records import store
 from scheduler.records.types import ServerRecord, ServerState, SnapshotRecord, VolumeRecord
 
@@ -63,20 +62,9 @@ async def claim_target(job: Job) -> Outcome:
             here=job.tools.pools.zone_of_host(held.host.host_id),
             any_zone=bool(data.get("any_zone")),
         )
-        placement = await job.tools.database.block(lambda: job.tools.chooser.place(request))
-
-        def batch(key: str, candidate: Candidate) -> Batch:
-            where = {disk.disk_id: disk.sr_id for disk in candidate.disks}
-            own = tuple(DiskShare(share.disk_id, where[share.disk_id], share.size_bytes) for share in held.disks)
-            share = HostShare(candidate.host_id, request.flavor.memory_mib, request.flavor.vcpus)
-            claims = [Claim(server.id, server.project, share, own, request.membership, Role.TARGET)]
-            for volume, sr_id in lying.values():
-                if where[volume.id] != sr_id:
-                    disk = DiskShare(volume.id, where[volume.id], volume.size_bytes)
-                    claims.append(Claim(volume.id, volume.project, None, (disk,), role=Role.TARGET))
-            return Batch(key, tuple(claims), request.same_host_as, request.different_host_from)
-
-        await commit_first(job, (placement.chosen, *placement.alternates), batch)
+        await job.tools.database.block(
+            lambda: job.tools.chooser.book(request, job.claim_key, Role.TARGET, guard=job.fenced)
+        )
         _, target = await job.holds(server.id)
     if target is None or target.host is None:
         return Outcome(Event.AGAIN, "the claim was released by somebody else")

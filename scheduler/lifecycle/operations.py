@@ -266,8 +266,23 @@ def migrate_server(
     if server.host_id in to_hosts and len(to_hosts) == 1:
         raise RequestError(f"server {server.name} is on that host already")
     zone = check_zone(desk, to_zone)
+    _check_moves_alone(desk, server)
     _check_snapshots_stay(desk, server, to_hosts, zone)
     return server, desk.submit("migrate", server.id, server.project, to_hosts=list(to_hosts), to_zone=zone)
+
+
+def _check_moves_alone(desk: Desk, server: ServerRecord) -> None:
+    """A server is not asked to leave those that it must share a host with. RequestError."""
+    group = store.find(desk.connection, GroupRecord, server.group_id) if server.group_id else None
+    if group is None or group.policy != Policy.AFFINITY.value:
+        return
+    members = store.all_of(desk.connection, ServerRecord, group_id=group.id)
+    others = [other.name for other in members if other.id != server.id and other.host_id]
+    if others:
+        raise RequestError(
+            f"server {server.name} must share its host with {', '.join(sorted(others)[:5])} (affinity group {group.name}); "
+            "they move together when their host or zone is emptied: `ringstead host evacuate`, `zone drain`"
+        )
 
 
 def _check_snapshots_stay(desk: Desk, server: ServerRecord, to_hosts: Sequence[str], zone: str) -> None:

@@ -89,8 +89,8 @@ def move_request_of(
     )
 
 
-def volume_request_of(volume: VolumeRecord, host_id: str = "") -> VolumeRequest:
-    """A volume that is to be made; on an SR that `host_id` reaches, where one is named."""
+def volume_request_of(volume: VolumeRecord, host_id: str = "", excluded: Iterable[str] = ()) -> VolumeRequest:
+    """A volume that is to be made, on none of the SRs `excluded`; on one that `host_id` reaches, where a host is named."""
     disk = Disk(
         volume.id,
         volume.size_bytes,
@@ -99,7 +99,7 @@ def volume_request_of(volume: VolumeRecord, host_id: str = "") -> VolumeRequest:
         volume=True,
         image_id=volume.image_id or None,
     )
-    return VolumeRequest(disk, volume.project, parse_zone(volume.zone), host_id or None)
+    return VolumeRequest(disk, volume.project, parse_zone(volume.zone), host_id or None, frozenset(excluded))
 
 
 def _request(

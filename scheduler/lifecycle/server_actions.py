@@ -6,13 +6,11 @@ cut off at any point. Where a server is, its claim says; the record repeats it f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from scheduler.claims.claim import Batch, Claim, DiskShare, HostShare
-from scheduler.errors import Conflict, KeyReused, KeySpent, RequestError
+from scheduler.errors import RequestError
 from scheduler.hypervisor import (
     DiskSpec,
     Gone,
@@ -29,7 +27,6 @@ from scheduler.lifecycle.machine import Event
 from scheduler.lifecycle.pools import MIB
 from scheduler.lifecycle.requests import request_of
 from scheduler.lifecycle.tools import Job, Outcome, mac_of
-from scheduler.placement.placement import Candidate
 from scheduler.records import store
 from scheduler.records.types import (
     GroupRecord,
@@ -67,25 +64,6 @@ async def read_server(job: Job) -> tuple[ServerRecord, list[VolumeRecord], Group
     return server, volumes, group
 
 
-async def commit_first(job: Job, candidates: Iterable[Candidate], batch_of: Any) -> Candidate:
-    """Claim the first of the candidates that still has room. Conflict where none has."""
-    last: Conflict | None = None
-    for number, candidate in enumerate(candidates):
-        key = f"task{job.task.id}.{job.task.round}.{job.task.attempt}.{job.task.fence}.{number}"
-        batch: Batch = batch_of(key, candidate)
-        try:
-            await job.tools.database.block(lambda batch=batch: job.tools.claims.commit(batch))  # type: ignore[misc]
-        except Conflict as error:
-            last = error
-            if not error.retry:
-                break
-            continue
-        except (KeyReused, KeySpent):
-            continue
-        return candidate
-    raise last or Conflict("no host could be claimed", kind="contended", resource="")
-
-
 # -------------------------------------------------------------------------------------------------------------- building
 
 
@@ -95,19 +73,7 @@ async def claim_server(job: Job) -> Outcome:
     held, _ = await job.holds(server.id)
     if held is None:
         request = request_of(server, volumes, group, excluded=job.task.data.get("excluded", ()))
-        placement = await job.tools.database.block(lambda: job.tools.chooser.place(request))
-
-        def batch(key: str, candidate: Candidate) -> Batch:
-            own = tuple(
-                DiskShare(disk.disk_id, disk.sr_id, server.disk_bytes)
-                for disk in candidate.disks
-                if disk.disk_id == server.disk_id
-            )
-            share = HostShare(candidate.host_id, request.flavor.memory_mib, request.flavor.vcpus)
-            claim = Claim(server.id, server.project, share, own, request.membership)
-            return Batch(key, (claim,), request.same_host_as, request.different_host_from)
-
-        await commit_first(job, (placement.chosen, *placement.alternates), batch)
+        await job.tools.database.block(lambda: job.tools.chooser.book(request, job.claim_key, guard=job.fenced))
         held, _ = await job.holds(server.id)
     if held is None or held.host is None:
         return Outcome(Event.AGAIN, "the claim was released by somebody else")

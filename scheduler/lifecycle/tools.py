@@ -15,7 +15,9 @@ from typing import Any, Protocol
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from scheduler.claims.claim import Claim, Claims, Role
+from scheduler.booking import Booked
+from scheduler.claims.claim import Change as ClaimsChange
+from scheduler.claims.claim import Claim, Claims, Guard, Role
 from scheduler.errors import (
     ClaimStateError,
     Conflict,
@@ -38,8 +40,8 @@ from scheduler.lifecycle import tasks
 from scheduler.lifecycle.database import Database
 from scheduler.lifecycle.machine import Event
 from scheduler.lifecycle.pools import Pools
-from scheduler.placement.moves import MovePlan
-from scheduler.placement.placement import Explanation, Placement, VolumePlacement
+from scheduler.placement.moves import Move, MovePlan
+from scheduler.placement.placement import Explanation
 from scheduler.placement.request import ServerRequest, VolumeRequest
 from scheduler.records.types import ImageRecord, TaskRecord
 
@@ -58,12 +60,16 @@ class ImageUnreadable(SchedulerError):
 class Chooser(Protocol):
     """Who chooses hosts and SRs, by what is there and what is claimed now. Calls may block."""
 
-    def place(self, request: ServerRequest) -> Placement:
-        """Where a server goes. NoValidHost."""
+    def book(self, request: ServerRequest, key: str, role: Role = Role.HELD, *, guard: Guard | None = None) -> Booked:
+        """Choose where a server goes and claim it. NoValidHost, QuotaExceeded and what else `Booking.book` raises."""
         ...
 
-    def place_volume(self, request: VolumeRequest) -> VolumePlacement:
-        """Where a volume goes. NoValidSr."""
+    def book_volume(self, request: VolumeRequest, key: str, *, guard: Guard | None = None) -> Booked:
+        """Choose where a volume goes and claim it. NoValidSr, and as above."""
+        ...
+
+    def book_together(self, moves: Sequence[Move], key: str, *, guard: Guard | None = None) -> ClaimsChange:
+        """Claim where servers that move together go, for all of them or for none. Conflict, ClaimStateError."""
         ...
 
     def explain(self, request: ServerRequest) -> Explanation:
@@ -139,6 +145,11 @@ class Job:
     def build(self) -> int:
         """The fencing token that a pool sees: later tasks, and later holders of one task, have higher ones."""
         return (self.task.id << 20) | min(self.task.fence, (1 << 20) - 1)
+
+    @property
+    def claim_key(self) -> str:
+        """The idempotency key of what this attempt claims. Whoever performs the same attempt again has the same one."""
+        return f"task{self.task.id}.{self.task.round}.{self.task.attempt}"
 
     async def holds(self, owner: str) -> tuple[Claim | None, Claim | None]:
         """What an owner holds, and what it moves to."""

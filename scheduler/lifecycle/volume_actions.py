@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from scheduler.claims.claim import Batch, Claim, DiskShare
 from scheduler.errors import RequestError
 from scheduler.hypervisor import DiskSpec, Gone, Refused
 from scheduler.lifecycle.machine import Event
 from scheduler.lifecycle.requests import volume_request_of
-from scheduler.lifecycle.server_actions import commit_first
 from scheduler.lifecycle.tools import Job, Outcome
-from scheduler.placement.placement import Candidate
 from scheduler.records import store
 from scheduler.records.types import (
     ImageRecord,
@@ -36,18 +33,9 @@ async def claim_volume(job: Job) -> Outcome:
     volume = await read_volume(job)
     held, _ = await job.holds(volume.id)
     if held is None:
-        request = volume_request_of(volume, str(job.task.data.get("near_host", "")))
-        placement = await job.tools.database.block(lambda: job.tools.chooser.place_volume(request))
-        excluded = set(job.task.data.get("excluded", ()))
-        srs = [sr for sr in (placement.sr_id, *placement.alternates) if sr not in excluded]
-
-        def batch(key: str, candidate: Candidate) -> Batch:
-            disk = DiskShare(volume.id, candidate.host_id, volume.size_bytes)
-            return Batch(key, (Claim(volume.id, volume.project, None, (disk,)),))
-
-        if not srs:
-            return Outcome(Event.NO_ROOM, str(job.task.data.get("reason", "no SR is left to try")))
-        await commit_first(job, [Candidate(sr, 0.0) for sr in srs], batch)
+        data = job.task.data
+        request = volume_request_of(volume, str(data.get("near_host", "")), data.get("excluded", ()))
+        await job.tools.database.block(lambda: job.tools.chooser.book_volume(request, job.claim_key, guard=job.fenced))
         held, _ = await job.holds(volume.id)
     if held is None:
         return Outcome(Event.AGAIN, "the claim was released by somebody else")
@@ -164,7 +152,7 @@ async def extend_volume(job: Job) -> Outcome:
     """Claim the additional bytes, then grow the disk."""
     volume = await read_volume(job)
     size = int(job.task.data["size_bytes"])
-    await job.tools.database.block(lambda: job.tools.claims.grow(volume.id, volume.id, size))
+    await job.tools.database.block(lambda: job.tools.claims.grow(volume.id, volume.id, size, guard=job.fenced))
     await job.tools.pools.hypervisor(volume.pool_id).resize_disk(volume.id, size)
 
     def note(connection: Connection) -> None:

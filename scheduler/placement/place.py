@@ -100,6 +100,8 @@ def place_volume(
             kind = reasons.DISK_REACH
         elif request.zone is not None and sr.zone != request.zone:
             kind = reasons.ZONE
+        elif sr.sr_id in request.excluded_sr_ids:
+            kind = reasons.EXCLUDED
         elif not inventory.sr_is_open(index):
             kind = reasons.CLOSED
         elif disk.volume_type is not None and disk.volume_type not in sr.volume_types:

@@ -181,12 +181,14 @@ class VolumeRequest:
     project   whose quota it counts against
     zone      the availability zone that it must be in, None for any
     host_id   a host that must reach it, such as that of the server which it is for; None for any
+    excluded_sr_ids   never one of these SRs, such as those where making it failed
     """
 
     disk: Disk
     project: str
     zone: Zone | None = None
     host_id: str | None = None
+    excluded_sr_ids: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if not self.disk.volume or self.disk.sr_id is not None:

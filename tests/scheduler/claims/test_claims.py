@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -387,3 +388,30 @@ def test_soft_policies_are_not_kept_at_commit(claims):
     claims.commit(Batch("a", (server("a", "h0", membership=wish),)))
     claims.commit(Batch("b", (server("b", "h0", membership=replace(wish, member_index=1)),)))
     assert [claim.membership.member_index for claim in claims.members("g")] == [0, 1]
+
+
+def test_a_guard_stops_its_own_batch_alone(claims):
+    """What a guard raises is raised to whoever gave it, and claims nothing; batches of other threads are committed."""
+
+    class TooLate(Exception):
+        pass
+
+    def too_late(connection: object) -> None:
+        raise TooLate
+
+    def commit(number: int) -> bool:
+        try:
+            claims.commit(
+                Batch(f"k{number}", (volume(f"v{number}", gib=1),)), guard=too_late if number % 3 == 0 else None
+            )
+        except TooLate:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as threads:
+        done = list(threads.map(commit, range(24)))
+    assert done == [number % 3 != 0 for number in range(24)]
+    assert {claim.owner for claim in claims.all()} == {f"v{number}" for number in range(24) if number % 3}
+    with pytest.raises(TooLate):
+        claims.grow("v1", "v1", 2 * GIB, guard=too_late)
+    assert claims.of("v1") == (volume("v1", gib=1),)

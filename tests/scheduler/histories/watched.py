@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scheduler.claims.claim import Batch, Change
+from scheduler.claims.claim import Batch, Change, Guard
 from scheduler.errors import ClaimStateError, Conflict, KeyReused, KeySpent, QuotaExceeded
 from tests.scheduler.claims.naive import QUOTA, STATE, asked
 from tests.scheduler.histories.world import World
@@ -18,7 +18,7 @@ class Watched:
     def __getattr__(self, name: str):
         return getattr(self._claims, name)
 
-    def commit(self, batch: Batch) -> Change:
+    def commit(self, batch: Batch, *, guard: Guard | None = None) -> Change:
         """Commit; AssertionError if what becomes of it is not what must."""
         history = self._history
         first = history.committed.get(batch.key)

@@ -8,7 +8,17 @@ from sqlalchemy import Engine
 from trio.testing import MockClock
 
 from scheduler.claims.sql import SqlClaims
-from scheduler.lifecycle import mend, move_actions, operations, server_actions, tasks, volume_operations
+from scheduler.lifecycle import (
+    machine,
+    mend,
+    move_actions,
+    operations,
+    server_actions,
+    tasks,
+    volume_actions,
+    volume_operations,
+)
+from scheduler.lifecycle.actions import Action
 from scheduler.lifecycle.controller import Controller
 from scheduler.lifecycle.tools import Job, LostLease
 from scheduler.records.types import ServerRecord, TaskRecord, TaskState
@@ -76,12 +86,8 @@ def test_a_controller_that_was_stopped_lets_go_of_nothing(engine: Engine) -> Non
     trio.run(_overtaken, world, clock=MockClock(autojump_threshold=0.02))
 
 
-async def _overtaken(world: World) -> None:
-    server, _ = world.create("one")
-    await (await world.hands()).run_until_idle()
-    held = world.claims.of(server.id)
-    assert held
-    world.ask(lambda desk: operations.delete_server(desk, "one", "demo"))
+def _taken_twice(world: World) -> tuple[TaskRecord, TaskRecord]:
+    """The open task as a controller has it that was stopped, and as the one that took it up after that."""
 
     def take(owner: str, now_s: float) -> TaskRecord:
         with world.engine.begin() as connection:
@@ -92,6 +98,17 @@ async def _overtaken(world: World) -> None:
     stopped = take("stopped", EPOCH_S)
     later = take("later", EPOCH_S + 30.0)
     assert (later.id, later.fence) == (stopped.id, stopped.fence + 1)
+    return stopped, later
+
+
+async def _overtaken(world: World) -> None:
+    server, _ = world.create("one")
+    await (await world.hands()).run_until_idle()
+    held = world.claims.of(server.id)
+    assert held
+    world.ask(lambda desk: operations.delete_server(desk, "one", "demo"))
+
+    stopped, later = _taken_twice(world)
     tools, _ = world.tools()
     pool, host = world.server("one").pool_id, world.server("one").host_id
     places = {"pool": pool, "from_pool": pool, "from": host, "host": "another"}
@@ -101,3 +118,35 @@ async def _overtaken(world: World) -> None:
         assert world.claims.of(server.id) == held
     await server_actions.release_server(Job(tools, later, lambda _: None))
     assert world.claims.of(server.id) == ()
+
+
+def test_a_controller_that_was_stopped_claims_nothing(engine: Engine) -> None:
+    """One that wakes after another has taken its task up claims no host and no byte, in whichever stage it was stopped."""
+    world = World(engine=engine, claims=SqlClaims(engine, lambda: EPOCH_S))
+    trio.run(_claiming_late, world, clock=MockClock(autojump_threshold=0.02))
+
+
+async def _claiming_late(world: World) -> None:
+    tools = (await world.hands())._tools
+
+    async def only_the_later_may(action: Action, **data: object) -> None:
+        stopped, later = _taken_twice(world)
+        before = list(world.claims.all())
+        with pytest.raises(LostLease):
+            await action(Job(tools, tasks.with_data(stopped, data), lambda _: None))
+        assert list(world.claims.all()) == before
+        await action(Job(tools, tasks.with_data(later, data), lambda _: None))
+        assert list(world.claims.all()) != before
+        with world.engine.begin() as connection:
+            assert tasks.carry_on(connection, later, machine.cancel(later, EPOCH_S), keep_until_s=0.0)
+
+    server, _ = world.create("one")
+    await only_the_later_may(server_actions.claim_server)
+    world.ask(lambda desk: desk.submit("migrate", server.id, "demo"))
+    await only_the_later_may(move_actions.claim_target)
+    world.ask(lambda desk: volume_operations.create_volume(desk, "data", "demo", GIB))
+    await only_the_later_may(volume_actions.claim_volume)
+    world.ask(lambda desk: volume_operations.create_volume(desk, "more", "demo", GIB))
+    await (await world.hands()).run_until_idle()
+    world.ask(lambda desk: volume_operations.extend_volume(desk, "more", "demo", 2 * GIB))
+    await only_the_later_may(volume_actions.extend_volume, size_bytes=2 * GIB)

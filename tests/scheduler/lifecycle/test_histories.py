@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import trio
@@ -23,7 +22,7 @@ from scheduler.hypervisor import MigrationFailed, NextHost, PowerAction, TryAgai
 from scheduler.lifecycle import mend, operations, volume_operations
 from scheduler.records.types import ServerRecord, TaskRecord, TaskState
 from tests.scheduler.lifecycle.invariants import check_always, check_settled
-from tests.scheduler.lifecycle.world import GIB, World
+from tests.scheduler.lifecycle.world import GIB, Step, World
 
 LEASE_S = 6.0
 NAMES = ("a", "b", "c", "d", "e", "f")
@@ -83,7 +82,7 @@ class Fate:
         self.fail_share = history.fail_share
         self.death_share = history.death_share
 
-    def of(self, scope: trio.CancelScope) -> Callable[..., object]:
+    def of(self, scope: trio.CancelScope) -> Step:
         """The steps of one controller, whose life `scope` is."""
 
         async def step(verb: str, name: str, subject: str) -> None:
@@ -105,8 +104,7 @@ async def keep_controller(world: World, fate: Fate, name: str) -> None:
     for life in range(10_000):
         scope = trio.CancelScope()
         with scope:
-            hands = await world.hands(f"{name}{life}", step=fate.of(scope), lease_s=LEASE_S)  # type: ignore[arg-type]
-            await hands.run()
+            await world.controller(f"{name}{life}", fate.of(scope), LEASE_S).run()
         await trio.sleep(0.5)
 
 

@@ -183,16 +183,16 @@ class World:
         await Refresher(tools.database, tools.claims, tools.pools, chooser).look()
         return Executor(tools, owner, ExecutorSettings(lease_s=lease_s))
 
-    def controller(self, name: str = "one") -> Controller:
+    def controller(self, name: str = "one", step: Step | None = None, lease_s: float = 20.0) -> Controller:
         """A whole controller."""
-        tools, chooser = self.tools()
+        tools, chooser = self.tools(step)
         tools.pools.links.clear()
         return Controller(
             name,
             tools,
             chooser,
-            lambda record: MemoryHypervisor(self.pools[record.id], step=self.step, peers=self.pools),
-            ControllerSettings(),
+            lambda record: MemoryHypervisor(self.pools[record.id], step=step or self.step, peers=self.pools),
+            ControllerSettings(executor=ExecutorSettings(lease_s=lease_s)),
         )
 
     def records(self, kind: type[T]) -> list[T]:
