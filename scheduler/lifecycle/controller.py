@@ -29,6 +29,7 @@ from scheduler.hypervisor import Hypervisor, HypervisorError
 from scheduler.lifecycle import tasks
 from scheduler.lifecycle.chooser import RingChooser
 from scheduler.lifecycle.executor import Executor, ExecutorSettings
+from scheduler.lifecycle.machine import MACHINES
 from scheduler.lifecycle.operations import Desk
 from scheduler.lifecycle.pools import PoolLink
 from scheduler.lifecycle.refresh import Refresher
@@ -177,6 +178,18 @@ class Controller:
                 if task.state is not TaskState.OPEN:
                     return task
                 await trio.sleep(0.1)
+        return await self._task(task_id)
+
+    async def await_place(self, task_id: int, within_s: float) -> TaskRecord:
+        """The task, once it has left its first stage, in which it finds a place and claims it, or the time is over."""
+        pause_s = 0.02
+        with trio.move_on_after(within_s):
+            while True:
+                task = await self._task(task_id)
+                if task.state is not TaskState.OPEN or task.stage != MACHINES[task.kind].first:
+                    return task
+                await trio.sleep(pause_s)
+                pause_s = min(2 * pause_s, 0.2)
         return await self._task(task_id)
 
     async def _task(self, task_id: int) -> TaskRecord:

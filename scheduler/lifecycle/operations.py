@@ -4,7 +4,8 @@ Problem: a request that makes no sense must be answered at once and leave nothin
 controller that took it.
 
 Idea: everything that can be known without a pool is checked here (names, states, what is busy, what is referred to).
-Then the record's new state and the task are written together. Whether there is room is for the first stage to say.
+Then the record's new state and the task are written together. Whether there is room is for the first stage to say; where
+it says no at once, what was to be created is forgotten again (`withdraw`).
 
 Rule: at most one task works on a server, and a second is refused with the first one's name; but a deletion cancels
 whatever is open and comes after it.
@@ -37,6 +38,7 @@ from scheduler.records.types import (
     ServerState,
     SnapshotRecord,
     TaskRecord,
+    TaskState,
     VolumeRecord,
     VolumeState,
 )
@@ -52,6 +54,10 @@ class Busy(SchedulerError):
 
 class WrongStateForThis(SchedulerError):
     """The caller's: it is in a state in which this means nothing."""
+
+
+class NoPlace(SchedulerError):
+    """The cloud's or the project's: there is no room or no quota for it now. Nothing was done, and nothing is left."""
 
 
 class InUse(SchedulerError):
@@ -186,6 +192,20 @@ def create_server(desk: Desk, wanted: NewServer) -> tuple[ServerRecord, TaskReco
             )
         store.change(desk.connection, VolumeRecord, volume.id, server_id=server.id, state=VolumeState.IN_USE)
     return server, desk.submit("build", server.id, server.project, **({"stopped": True} if wanted.stopped else {}))
+
+
+def withdraw(desk: Desk, task: TaskRecord) -> None:
+    """Forget a server or volume for which no place was found, as if it had not been asked for: nobody wants to clean up
+    what never was. Whatever had a place once stays, with what went wrong."""
+    unplaced = task.state is TaskState.FAILED and task.stage == MACHINES[task.kind].first and task.round == 0
+    if not unplaced:
+        return
+    server = store.find(desk.connection, ServerRecord, task.subject)
+    volume = store.find(desk.connection, VolumeRecord, task.subject)
+    if task.kind == "build" and server is not None and server.state is ServerState.ERROR:
+        store.remove(desk.connection, ServerRecord, server.id)
+    if task.kind == "volume-create" and volume is not None and volume.state is VolumeState.ERROR:
+        store.remove(desk.connection, VolumeRecord, volume.id)
 
 
 def _image(connection: Connection, name: str) -> ImageRecord:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from scheduler.errors import RequestError
+from scheduler.errors import Conflict, RequestError
 from scheduler.hypervisor import DiskSpec, Gone, Refused
 from scheduler.lifecycle.machine import Event
 from scheduler.lifecycle.requests import volume_request_of
 from scheduler.lifecycle.tools import Job, Outcome
+from scheduler.placement import reasons
 from scheduler.records import store
 from scheduler.records.types import (
     ImageRecord,
@@ -152,7 +153,10 @@ async def extend_volume(job: Job) -> Outcome:
     """Claim the additional bytes, then grow the disk."""
     volume = await read_volume(job)
     size = int(job.task.data["size_bytes"])
-    await job.tools.database.block(lambda: job.tools.claims.grow(volume.id, volume.id, size, guard=job.fenced))
+    try:
+        await job.tools.database.block(lambda: job.tools.claims.grow(volume.id, volume.id, size, guard=job.fenced))
+    except Conflict as error:  # it lies where it lies: no other SR could do
+        return Outcome(Event.AGAIN if error.kind == reasons.CONTENDED else Event.NO_ROOM, str(error))
     await job.tools.pools.hypervisor(volume.pool_id).resize_disk(volume.id, size)
 
     def note(connection: Connection) -> None:

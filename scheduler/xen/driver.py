@@ -99,6 +99,7 @@ class XenPool:
 
     async def inventory(self, *, fresh: bool = False) -> PoolInventory:
         """See `Hypervisor.inventory`."""
+        self._follower.check_master()
         picture = self._follower.picture
         if fresh or not self._follower.is_current:
             picture = await self._follower.now()

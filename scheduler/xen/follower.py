@@ -6,7 +6,8 @@ wakes those who wait for tasks, and lets `inventory` answer without a call at al
 
 Liveness: `host_metrics.live` is the master's heartbeat table and says "live" for up to ten minutes after a host died.
 So each host is asked itself, every few seconds, whether it speaks HTTP; two silences in a row, and it is not live. It
-is not live either where the master says so.
+is not live either where the master says so. A master that is silent, and was not heard since, is a pool that does not
+answer, long before the call that it hangs in runs into its deadline.
 
 Nothing here gives up: a pool that does not answer is asked again, more and more slowly, and `trouble` says what is
 the matter meanwhile.
@@ -23,7 +24,7 @@ import trio
 
 from scheduler.hypervisor import HypervisorError, Unreachable
 from scheduler.xen.connection import HostConnection
-from scheduler.xen.errors import EventsLost, NoAnswer
+from scheduler.xen.errors import EventsLost, NoAnswer, PoolUnreachable
 from scheduler.xen.picture import CLASSES, Miscounted, Nonsense, Picture
 from scheduler.xen.session import PoolSession, Worker
 from scheduler.xen.settings import Address, BadPoolSettings
@@ -56,6 +57,8 @@ class Follower:
         self.changes = 0
         """Batches that changed a host or a VM: what was computed from these is stale when it grows."""
         self._silences: dict[str, int] = {}
+        self._silent_since: dict[str, float] = {}
+        """When the first probe without an answer was begun."""
         self._probed_at = -math.inf
         self._probe_limit = trio.CapacityLimiter(64)
 
@@ -101,6 +104,18 @@ class Follower:
             return False
         return self._silences.get(host_ref, 0) < SILENCES
 
+    def check_master(self) -> None:
+        """Raises PoolUnreachable if the master has not answered its probes, nor anything else since they began to fail."""
+        for pool in self.picture.table("pool").values():
+            master = str(pool.get("master"))
+            silences = self._silences.get(master, 0)
+            if silences >= SILENCES and self._heard_at < self._silent_since[master]:
+                host = self.picture.record("host", master) or {}
+                who = f"{host.get('name_label')} ({host.get('address')})"
+                raise PoolUnreachable(
+                    f"pool {self._session.settings.name}: its master {who} is silent: no answer to {silences} probes"
+                )
+
     async def probe_all(self, *, max_age_s: float = 0.0) -> None:
         """Probe each host, unless that was done within `max_age_s`."""
         if trio.current_time() - self._probed_at < max_age_s:
@@ -108,6 +123,7 @@ class Follower:
         hosts = dict(self.picture.table("host"))
         for gone in set(self._silences) - set(hosts):
             del self._silences[gone]
+            self._silent_since.pop(gone, None)
         async with trio.open_nursery() as nursery:
             for ref, host in hosts.items():
                 nursery.start_soon(self._probe, ref, host)
@@ -127,7 +143,13 @@ class Follower:
             address = self._session.whereabouts.first().beside(str(host.get("address")))
         except BadPoolSettings:
             return
-        self._silences[ref] = 0 if await self._ask(address) else self._silences.get(ref, 0) + 1
+        began_at = trio.current_time()
+        if await self._ask(address):
+            self._silences[ref] = 0
+            return
+        if not self._silences.get(ref, 0):
+            self._silent_since[ref] = began_at
+        self._silences[ref] = self._silences.get(ref, 0) + 1
 
     async def _ask(self, address: Address) -> bool:
         probe = HostConnection(address, self._session.settings, self._session.context, time.monotonic() + PROBE_S_MAX)

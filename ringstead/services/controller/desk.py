@@ -31,6 +31,9 @@ from scheduler.records.types import (
     VolumeRecord,
 )
 
+PLACE_S_MAX: Final = 10.0
+"""How long an answer waits for the claim: by then there is room, or none, or a pool that has to be waited for."""
+EXTEND_S_MAX: Final = 1.0
 WAIT_S_MAX: Final = 20.0
 DEFAULT_PROJECT: Final = "default"
 Request = Mapping[str, Any]
@@ -109,7 +112,16 @@ class ServerDesk:
             server, task = operations.create_server(desk, wanted)
             return {"server": server_view(desk.connection, server), "task": task.id}
 
-        return await self._controller.request(work)
+        answer = await self._controller.request(work)
+        await self._place(answer["task"], f"server {wanted.name} is not created")
+        return answer
+
+    async def _place(self, task_id: int, complaint: str, within_s: float = PLACE_S_MAX) -> None:
+        """Wait for a task to have its claim. NoPlace if it has failed by then, with nothing left of what was not placed."""
+        task = await self._controller.await_place(task_id, within_s)
+        if task.state is TaskState.FAILED:
+            await self._controller.request(lambda desk: operations.withdraw(desk, task))
+            raise operations.NoPlace(f"{complaint}: {task.error}")
 
     async def list_servers(self, request: Request) -> Answer:
         """All, or those of a project, a zone, a host or in a state."""
@@ -161,7 +173,9 @@ class ServerDesk:
             hosts = [store.named(desk.connection, HostRecord, host).id] if host else []
             return operations.migrate_server(desk, request["name"], project_of(request), hosts, zone)
 
-        return await self._on_server(work)
+        answer = await self._on_server(work)
+        await self._place(answer["task"], f"server {answer['server']['name']} stays where it is")
+        return answer
 
     async def snapshot(self, request: Request) -> Answer:
         """Keep its disks."""
@@ -270,7 +284,7 @@ class ServerDesk:
 
     async def volume_create(self, request: Request) -> Answer:
         """A volume."""
-        return await self._on_volume(
+        answer = await self._on_volume(
             lambda d: volume_operations.create_volume(
                 d,
                 request["name"],
@@ -282,6 +296,8 @@ class ServerDesk:
                 near=str(request.get("near") or ""),
             )
         )
+        await self._place(answer["task"], f"volume {answer['volume']['name']} is not created")
+        return answer
 
     async def volume_list(self, request: Request) -> Answer:
         """All, or those of a project."""
@@ -318,7 +334,9 @@ class ServerDesk:
     async def volume_extend(self, request: Request) -> Answer:
         """Grow it."""
         project, size = project_of(request), int(request["size_bytes"])
-        return await self._on_volume(lambda d: volume_operations.extend_volume(d, request["name"], project, size))
+        answer = await self._on_volume(lambda d: volume_operations.extend_volume(d, request["name"], project, size))
+        await self._place(answer["task"], f"volume {answer['volume']['name']} stays as it is", EXTEND_S_MAX)
+        return answer
 
     async def volume_snapshot(self, request: Request) -> Answer:
         """Keep it as it is."""

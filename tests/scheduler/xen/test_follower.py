@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import trio
 
@@ -9,6 +11,17 @@ from scheduler.hypervisor import HypervisorError, PowerAction, PowerState, Unrea
 from scheduler.xen import follower
 from scheduler.xen.driver import XenPool
 from tests.scheduler.xen.simulated import GIB, MIB, Simulation, driving, server_spec
+
+
+async def until_away(pool: XenPool) -> str:
+    """Wait until the pool's inventory is refused; the reason."""
+    with trio.fail_after(30):
+        while True:
+            try:
+                await pool.inventory()
+            except Unreachable as error:
+                return str(error)
+            await trio.sleep(0.05)
 
 
 async def until(pool: XenPool, what: str, holds: object) -> None:
@@ -103,6 +116,27 @@ async def test_own_probes_are_ahead_of_the_pool(sim: Simulation, monkeypatch: py
         await until(pool, "live", [True, True])
         sim.site.hang(sim.host(1))
         await until(pool, "live", [True, False])
+
+
+async def test_a_master_that_hangs_is_a_pool_that_is_away(sim: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes connections and never answers: within two probes every inventory is Unreachable and names it, although no
+    call has run into its deadline; when it answers again the pool is back."""
+    monkeypatch.setattr(follower, "PROBE_EVERY_S", 0.1)
+    monkeypatch.setattr(follower, "PROBE_S_MAX", 0.5)
+    async with driving(sim.xen_pool(call_timeout_s=60.0)) as pool:
+        await until(pool, "live", [True, True])
+        sim.site.hang(sim.host(0))
+        assert "its master" in await until_away(pool)
+        with pytest.raises(Unreachable, match="is silent"):
+            await pool.inventory(fresh=True)
+        sim.site.revive(sim.pool(), sim.host(0))
+        sim.settle()
+        with trio.fail_after(30):
+            while True:
+                with contextlib.suppress(Unreachable):
+                    await pool.inventory()
+                    return
+                await trio.sleep(0.05)
 
 
 async def test_a_pool_that_is_away(sim: Simulation) -> None:

@@ -1,0 +1,79 @@
+"""What there is no room or no quota for is refused in the answer itself, on a cloud in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from ringstead.services.controller.desk import ServerDesk
+from scheduler.claims.claim import Quota
+from scheduler.lifecycle import volume_operations
+from scheduler.records.types import ServerRecord, VolumeRecord
+from tests.scheduler.lifecycle.world import GIB, World
+
+SERVER = {"flavor": "small", "image": "debian"}
+
+
+async def _asked(world: World, *requests: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The answers of a controller to these requests, one after the other."""
+    controller = world.controller()
+    operations = ServerDesk(controller, world.shelf).operations()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(controller.run)
+        answers = []
+        for operation, request in requests:
+            answers.append(await operations[operation](request))
+            await trio.sleep(5)
+        nursery.cancel_scope.cancel()
+    return answers
+
+
+def asked(world: World, *requests: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same, with a clock that does not wait."""
+    return trio.run(_asked, world, *requests, clock=MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize(
+    ("operation", "request_", "said"),
+    [
+        ("server.create", {**SERVER, "name": "big", "flavor": "giant"}, "server big is not created: no host can take"),
+        ("server.create", {**SERVER, "name": "far", "zone": "z1", "required_traits": ["gpu"]}, "trait"),
+        ("server.create", {**SERVER, "name": "one", "project": "poor"}, "would have 1 servers, its quota is 0"),
+        ("volume.create", {"name": "huge", "size_bytes": 100 * GIB}, "volume huge is not created: no SR can take"),
+        ("volume.create", {"name": "v", "size_bytes": GIB, "project": "poor"}, "would have 1 volumes, its quota is 0"),
+    ],
+)
+def test_what_finds_no_place_is_refused_at_once(operation: str, request_: dict[str, Any], said: str) -> None:
+    """The answer is the reason; nothing is recorded or claimed, and the name is free."""
+    world = World()
+    world.ask(lambda desk: volume_operations.create_flavor(desk, "giant", 1 << 20, 1, GIB))
+    world.claims.set_quota("poor", Quota(servers=0, volumes=0))
+    (answer,) = asked(world, (operation, request_))
+    assert said in answer["error"]
+    assert answer["code"] == 1
+    assert not world.records(ServerRecord)
+    assert not world.records(VolumeRecord)
+    assert not list(world.claims.all())
+
+
+def test_what_is_there_stays_when_there_is_no_room_for_more() -> None:
+    """A move and an extension without room are refused at once; server and volume are as they were, with the reason."""
+    world = World(hosts=1, zones=1)
+    answers = asked(
+        world,
+        ("server.create", {**SERVER, "name": "web"}),
+        ("volume.create", {"name": "data", "size_bytes": GIB}),
+        ("server.migrate", {"name": "web", "project": "default"}),
+        ("volume.extend", {"name": "data", "size_bytes": 100 * GIB}),
+    )
+    assert ["error" in answer for answer in answers] == [False, False, True, True]
+    assert "server web stays where it is: no host can take" in answers[2]["error"]
+    assert "volume data stays as it is" in answers[3]["error"]
+    assert "lacks" in answers[3]["error"]
+    assert world.server("web").state.value == "active"
+    assert "no host" in world.server("web").fault
+    assert (world.volume("data").state.value, world.volume("data").size_bytes) == ("available", GIB)
+    assert "lacks" in world.volume("data").fault
