@@ -295,7 +295,8 @@ def test_a_server_that_fits_nowhere_fails_and_leaves_nothing(cloud: Cloud) -> No
     cloud.run("quota", "--project", "poor", "--servers", "0")
     spec = ("--flavor", "tiny", "--image", "debian", "--project", "poor")
     assert "quota" in cloud.refused("server", "create", "one-too-many", *spec)
-    assert "no SR can take volume" in cloud.refused("volume", "create", "huge", "--size", "1.9T")
+    cloud.run("quota", "--project", "poor", "--volumes", "0")
+    assert "quota" in cloud.refused("volume", "create", "huge", "--size", "1G", "--project", "poor")
     assert cloud.run("host", "list") == before
     assert not {"giant", "one-too-many"} & {server["name"] for server in cloud.run("server", "list")}
     assert "huge" not in {volume["name"] for volume in cloud.run("volume", "list")}
