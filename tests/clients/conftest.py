@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-TREE_FILES = int(os.environ.get("RINGSTEAD_TREE_FILES", "1000"))
+TREE_FILES = int(os.environ.get("RINGSTEAD_TREE_FILES", "300"))
 """`make long` takes 5,000: command lines written in Python need minutes for that many on two cores."""
 
 

@@ -19,6 +19,11 @@ import trio
 
 from ring import ring_file
 from ring.ring import Ring
+from ringstead.commands.access import Target
+from ringstead.errors import ClusterDown
+from ringstead.processes.control import ask, control_path
+from ringstead.rings.change import Progress, progress
+from ringstead.rings.in_force import load_generations
 from storage_node.device import Device
 from storage_node.operations import Entry, FoundEntries, ListEntries, Space
 from tests.faults.workload import make_workers
@@ -76,6 +81,12 @@ def rebalance(cluster: TestCluster, *words: str) -> dict[str, Any]:
     return answer
 
 
+def state(cluster: TestCluster) -> Progress:
+    """The same without a process, for those who look again and again."""
+    settings = Target(cluster.data).settings()
+    return progress(settings, load_generations(settings.ring_file))
+
+
 def grow(cluster: TestCluster) -> None:
     """A fourth zone joins, slowed, paused, with a kill of the replicator; until it is done."""
     wait = threading.Event()
@@ -83,10 +94,10 @@ def grow(cluster: TestCluster) -> None:
     assert rebalance(cluster, "grow", "--zones", "4", "--rate", "300kB")["added"] == ["z4d1", "z4d2"]
     assert [process.name for process in cluster.processes("storage")][-2:] == ["storage-z4d1", "storage-z4d2"]
     assert rebalance(cluster, "pause")["paused"]
-    until(lambda: rebalance(cluster)["moving"] > 0, "the replicator sees the move")
+    until(lambda: state(cluster).moving > 0, "the replicator sees the move")
     cluster.kill("daemons")
     cluster.wait_ready()
-    until(lambda: rebalance(cluster)["moving"] > 0, "the replicator sees it again")
+    until(lambda: state(cluster).moving > 0, "the replicator sees it again")
     assert rebalance(cluster)["paused"]
     assert rebalance(cluster)["epochs"] == [2, 1]
     status = json.loads(cluster.ringstead("status", "--json").stdout)
@@ -99,7 +110,7 @@ def grow(cluster: TestCluster) -> None:
     cluster.kill("daemons")
     cluster.kill("proxy")
     rebalance(cluster, "throttle", "none", "--device", "none")
-    until(lambda: rebalance(cluster)["epochs"] == [2], "the zone has joined")
+    until(lambda: state(cluster).epochs == [2], "the zone has joined")
 
 
 def drain(cluster: TestCluster) -> None:
@@ -113,22 +124,25 @@ def drain(cluster: TestCluster) -> None:
     cluster.kill("proxy", 1)
     cluster.kill("storage", 0)
     cluster.kill("daemons")
-    until(lambda: rebalance(cluster)["epochs"] == [3], "the node is drained")
+    until(lambda: state(cluster).epochs == [3], "the node is drained")
 
 
 def until_home(cluster: TestCluster) -> None:
-    """Until the devices of zone 1 hold no object, and the replicator finds nothing to do."""
+    """Until the replicator finds nothing to do, and the devices of zone 1 say that they hold nothing."""
+
+    def quiet() -> bool:
+        try:
+            answer = ask(control_path(cluster.data / "run", "daemons"), "status", timeout_s=20.0)
+        except ClusterDown:  # it was killed, and comes back
+            return False
+        figures = answer["daemons"]["replicator"]["statistics"]
+        return not figures["differing"] and not figures["backlog"]
 
     def empty() -> bool:
+        until(quiet, "the replicator is done")
         status = json.loads(cluster.ringstead("status", "--json").stdout)
         drained = [device for device in status["devices"] if device["zone"] == 1]
-        figures = status["daemons"]["replicator"]["statistics"]
-        return (
-            len(drained) == 2
-            and not any(device["objects"] or device["containers"] for device in drained)
-            and not figures["differing"]
-            and not figures["backlog"]
-        )
+        return len(drained) == 2 and not any(device["objects"] or device["containers"] for device in drained)
 
     until(empty, "all has gone home")
 
@@ -137,7 +151,7 @@ def remove(cluster: TestCluster) -> None:
     """The empty devices are taken out of the ring, and their processes end."""
     cluster.command("ring", "--file", str(cluster.data / "ring.toml"), "remove", "z1", "--yes")
     assert rebalance(cluster, "start")["epoch"] == 4
-    until(lambda: rebalance(cluster)["epochs"] == [4], "the devices are out of the ring")
+    until(lambda: state(cluster).epochs == [4], "the devices are out of the ring")
     until(lambda: len(cluster.processes("storage")) == 6, "their processes have ended")
     assert not (cluster.data / "config" / "storage-z1d1.toml").exists()
 

@@ -205,18 +205,6 @@ def test_no_process_outlives_a_killed_supervisor(make_cluster: ClusterFactory) -
     assert b"box" in swift(cluster, "GET", "")
 
 
-def test_everything_killed_at_once_comes_back(make_cluster: ClusterFactory) -> None:
-    """What was acknowledged before kill -9 of all processes is there afterwards, and new writes work."""
-    cluster = make_cluster("--zones", "3", "--devices-per-zone", "1", "--workers", "1")
-    swift(cluster, "PUT", "box")
-    for number in range(2):
-        swift(cluster, "PUT", f"box/{number}", b"%d" % number)
-        cluster.kill_all()
-        cluster.start()
-        for earlier in range(number + 1):
-            assert swift(cluster, "GET", f"box/{earlier}") == b"%d" % earlier
-
-
 @pytest.fixture(scope="module")
 def hurt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
     """A cluster of three devices whose processes are killed now and then."""

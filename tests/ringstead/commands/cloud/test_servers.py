@@ -25,6 +25,7 @@ import click
 import pytest
 
 from ringstead.cli import cli
+from ringstead.commands.cloud import client
 from ringstead.errors import RingsteadError
 from tests.support.cluster import TestCluster
 from tests.support.xensim import running_xensim
@@ -221,8 +222,9 @@ def test_a_killed_controller_carries_on(cloud: Cloud) -> None:
     assert cloud.run("reconcile")["differences"] == []
 
 
-def test_the_object_store_does_without_a_controller(tmp_path: Path) -> None:
+def test_the_object_store_does_without_a_controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With records that cannot be read no controller starts; the store is up all the same, and commands say why."""
+    monkeypatch.setattr(client, "PATIENCE_S", 2.0)
     data = tmp_path / "data"
     (data / "scheduler").mkdir(parents=True)
     (data / "scheduler" / "controller.db").write_bytes(os.urandom(9000))

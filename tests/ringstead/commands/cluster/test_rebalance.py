@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,12 @@ from hypothesis import strategies as st
 
 from ring.generations import Generations, finish
 from ring.moves import read_state
+from ringstead.cli import cli
 from ringstead.commands.cluster.rebalance import progress_text
 from ringstead.commands.cluster.ring_home import open_home
 from ringstead.one_machine.layout import DataDirectory, open_directory
 from ringstead.rings.change import Progress, progress
+from tests.support.command_line import call
 
 
 @pytest.fixture
@@ -29,17 +29,10 @@ def data(tmp_path: Path) -> Path:
 
 
 def run(*words: str, code: int = 0) -> str:
-    """What a command prints; standard error if it is to fail."""
-    done = subprocess.run(
-        [sys.executable, "-m", "ringstead", *words],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        stdin=subprocess.DEVNULL,
-    )
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout if code == 0 else done.stderr
+    """What a command prints; why it fails if it is to fail."""
+    done = call(cli, words)
+    assert done.code == code, done
+    return done.out if code == 0 else done.error
 
 
 def answer(*words: str) -> dict[str, Any]:

@@ -10,42 +10,23 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-import click
 import pytest
-from click.testing import CliRunner
 
 from ring.builder import build_ring
 from ring.ring import Ring
 from ring.swift_ring_file import dumps as dump_swift
 from ringstead.commands.ring.group import ring
-from ringstead.errors import RingsteadError
 from tests.ring.histories import devices
-
-
-class Answer(NamedTuple):
-    """What a command answered."""
-
-    code: int
-    out: str
-    error: str
-
+from tests.support.command_line import Answer
+from tests.support.command_line import call as run_command
 
 Run = Callable[..., Answer]
 
 
 def call(line: str, **options: str) -> Answer:
-    """Run a command line, as `main` would."""
-    result = CliRunner().invoke(ring, shlex.split(line), standalone_mode=False, **options)
-    error = result.exception
-    if error is None:
-        return Answer(result.return_value or 0, result.stdout, result.stderr)
-    if isinstance(error, click.ClickException):
-        return Answer(error.exit_code, result.stdout, error.format_message())
-    if isinstance(error, RingsteadError):
-        return Answer(error.exit_code, result.stdout, str(error))
-    raise error
+    """Run a command line of the builder."""
+    return run_command(ring, shlex.split(line), **options)
 
 
 @pytest.fixture(scope="module")
