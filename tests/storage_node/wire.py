@@ -111,8 +111,8 @@ async def connected(address: str, name: str = "sda", **options: Any) -> AsyncIte
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    """Wait, ten seconds at most, until something in this process has come about."""
-    with trio.fail_after(10):
+    """Wait, a minute at most, until something in this process has come about."""
+    with trio.fail_after(60):
         while not condition():
             await trio.lowlevel.checkpoint()
 
@@ -124,7 +124,7 @@ async def knock(address: str, purpose: Purpose = Purpose.CONTROL) -> Opened:
 
 async def the_end_of(opened: Opened) -> None:
     """Wait until the other end closes the connection; then close this one."""
-    with trio.fail_after(5), suppress(OSError):
+    with trio.fail_after(60), suppress(OSError):
         while await receive(opened.transport, 65536):
             pass
     opened.transport.close()

@@ -14,7 +14,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -174,11 +174,15 @@ def finish(
     as_json: bool,
     again: Callable[[], dict[str, Any]] | None = None,
 ) -> None:
-    """Print what became of a request: at once, or once its task is done. `again` asks for the thing anew."""
+    """Print what became of a request: at once, or once its task is done, and then as the thing (`noun`) is by then.
+
+    `again` asks for the thing anew where `NOUN.show` does not.
+    """
     task = answer.get("task")
     if wait and task is not None:
         state = controller.follow(int(task), quiet=as_json)
-        answer = {**answer, **(again() if again is not None else {}), "task": state}
+        anew = again() if again is not None else controller.ask(f"{noun}.show", name=answer[noun]["id"])
+        answer = {**answer, **anew, "task": state}
     if as_json:
         click.echo(json.dumps(answer))
         return
@@ -188,6 +192,31 @@ def finish(
         click.echo(f"{noun} {name}: {thing.get('state', 'done')}" if thing else "done")
     else:
         click.echo(f"{noun} {name}: task {task} is at work; --wait waits, `ringstead task wait {task}`, too")
+
+
+def say(answer: dict[str, Any], text: str, *, as_json: bool) -> None:
+    """Print an answer: the whole to programs, a line to people."""
+    click.echo(json.dumps(answer) if as_json else text)
+
+
+def show_list(
+    things: Sequence[dict[str, Any]],
+    columns: Mapping[str, str | Callable[[dict[str, Any]], object]],
+    *,
+    right: Sequence[str] = (),
+    as_json: bool,
+) -> None:
+    """Print things: as they are to programs, else a table. A column is a property's name, or what is made of a thing."""
+    if as_json:
+        click.echo(json.dumps(things))
+        return
+    rows = [[each[cell] if isinstance(cell, str) else cell(each) for cell in columns.values()] for each in things]
+    table(list(columns), rows, right=right)
+
+
+def state_text(thing: dict[str, Any]) -> str:
+    """A server's or volume's state, and what is being done to it."""
+    return thing["state"] if not thing["task"] else f"{thing['state']} ({thing['task']['verb']})"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = ()) -> None:

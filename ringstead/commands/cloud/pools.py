@@ -15,7 +15,9 @@ from ringstead.commands.cloud.client import (
     Controller,
     cloud_command,
     project_option,
+    say,
     short,
+    show_list,
     size_text,
     table,
     wait_option,
@@ -81,9 +83,7 @@ def pool_add(
         "pool.add", name=name, url=url, zone=zone, user=user, password=password, verify=verify
     )
     found = answer["pool"]
-    click.echo(
-        json.dumps(answer) if as_json else f"pool {name}: {found['hosts']} hosts in {found['zone']}, {found['vms']} VMs"
-    )
+    say(answer, f"pool {name}: {found['hosts']} hosts in {found['zone']}, {found['vms']} VMs", as_json=as_json)
 
 
 def _password(name: str, file: Path | None) -> str:
@@ -113,29 +113,22 @@ def _password(name: str, file: Path | None) -> str:
 @cloud_command
 def pool_list(data: Path, config: Path | None, as_json: bool) -> None:
     """List pools."""
-    pools = Controller(data, config).ask("pool.list")["pools"]
-    if as_json:
-        click.echo(json.dumps(pools))
-        return
-    rows = [
-        [
-            short(each["id"]),
-            each["name"],
-            each["zone"],
-            each["url"],
-            each["verify"].partition(":")[0],
-            each["state"],
-            each["hosts"],
-            each["vms"],
-            each["version"],
-            each["problem"],
-        ]
-        for each in pools
-    ]
-    table(
-        ["ID", "NAME", "ZONE", "URL", "VERIFY", "STATE", "HOSTS", "VMS", "VERSION", "PROBLEM"],
-        rows,
+    show_list(
+        Controller(data, config).ask("pool.list")["pools"],
+        {
+            "ID": lambda each: short(each["id"]),
+            "NAME": "name",
+            "ZONE": "zone",
+            "URL": "url",
+            "VERIFY": lambda each: each["verify"].partition(":")[0],
+            "STATE": "state",
+            "HOSTS": "hosts",
+            "VMS": "vms",
+            "VERSION": "version",
+            "PROBLEM": "problem",
+        },
         right=["HOSTS", "VMS"],
+        as_json=as_json,
     )
 
 
@@ -145,7 +138,7 @@ def pool_list(data: Path, config: Path | None, as_json: bool) -> None:
 def pool_remove(name: str, data: Path, config: Path | None, as_json: bool) -> None:
     """Forget a pool that holds nothing of ours. What runs in it is not touched."""
     answer = Controller(data, config).ask("pool.remove", name=name)
-    click.echo(json.dumps(answer) if as_json else f"pool {name} is forgotten")
+    say(answer, f"pool {name} is forgotten", as_json=as_json)
 
 
 # ----------------------------------------------------------------------------------------------------------------- hosts
@@ -160,27 +153,20 @@ def host() -> None:
 @cloud_command
 def host_list(data: Path, config: Path | None, as_json: bool) -> None:
     """List hosts with what is claimed of them."""
-    hosts = Controller(data, config).ask("host.list")["hosts"]
-    if as_json:
-        click.echo(json.dumps(hosts))
-        return
-    rows = [
-        [
-            short(each["id"]),
-            each["name"],
-            each["zone"],
-            each["pool"],
-            each["state"],
-            each["servers"],
-            f"{each['memory_mib']}/{each['memory_limit_mib']}M",
-            f"{each['vcpus']}/{each['vcpu_limit']}",
-        ]
-        for each in hosts
-    ]
-    table(
-        ["ID", "NAME", "ZONE", "POOL", "STATE", "SERVERS", "MEMORY", "VCPUS"],
-        rows,
+    show_list(
+        Controller(data, config).ask("host.list")["hosts"],
+        {
+            "ID": lambda each: short(each["id"]),
+            "NAME": "name",
+            "ZONE": "zone",
+            "POOL": "pool",
+            "STATE": "state",
+            "SERVERS": "servers",
+            "MEMORY": lambda each: f"{each['memory_mib']}/{each['memory_limit_mib']}M",
+            "VCPUS": lambda each: f"{each['vcpus']}/{each['vcpu_limit']}",
+        },
         right=["SERVERS", "MEMORY", "VCPUS"],
+        as_json=as_json,
     )
 
 
@@ -189,7 +175,7 @@ def _host_switch(verb: str, operation: str, help_text: str, done: str) -> None:
         answer = Controller(data, config).ask(operation, name=name)
         if answer["warning"]:
             click.echo(f"ringstead: {answer['warning']}", err=True)
-        click.echo(json.dumps(answer) if as_json else f"host {answer['host']['name']} {done}")
+        say(answer, f"host {answer['host']['name']} {done}", as_json=as_json)
 
     run.__doc__ = help_text
     command: Any = cloud_command(run)
@@ -252,7 +238,7 @@ def report_drain(controller: Controller, answer: dict[str, Any], what: str, *, w
     """Print what becomes of emptying hosts."""
     if not wait:
         text = f"{what} is being emptied: task {answer['task']}; `ringstead task wait {answer['task']}` waits"
-        click.echo(json.dumps(answer) if as_json else text)
+        say(answer, text, as_json=as_json)
         return
     state = controller.follow(int(answer["task"]), quiet=as_json)
     text = f"{what} is empty: {state['moved']} servers moved"
@@ -268,25 +254,18 @@ def az() -> None:
 @cloud_command
 def az_list(data: Path, config: Path | None, as_json: bool) -> None:
     """List availability zones with their room."""
-    zones = Controller(data, config).ask("az.list")["zones"]
-    if as_json:
-        click.echo(json.dumps(zones))
-        return
-    rows = [
-        [
-            each["zone"],
-            ", ".join(each["pools"]),
-            f"{each['hosts_up']}/{each['hosts']}",
-            each["servers"],
-            f"{each['memory_mib']}/{each['memory_limit_mib']}M",
-            f"{each['vcpus']}/{each['vcpu_limit']}",
-        ]
-        for each in zones
-    ]
-    table(
-        ["ZONE", "POOLS", "HOSTS UP", "SERVERS", "MEMORY", "VCPUS"],
-        rows,
+    show_list(
+        Controller(data, config).ask("az.list")["zones"],
+        {
+            "ZONE": "zone",
+            "POOLS": lambda each: ", ".join(each["pools"]),
+            "HOSTS UP": lambda each: f"{each['hosts_up']}/{each['hosts']}",
+            "SERVERS": "servers",
+            "MEMORY": lambda each: f"{each['memory_mib']}/{each['memory_limit_mib']}M",
+            "VCPUS": lambda each: f"{each['vcpus']}/{each['vcpu_limit']}",
+        },
         right=["HOSTS UP", "SERVERS", "MEMORY", "VCPUS"],
+        as_json=as_json,
     )
 
 
@@ -388,23 +367,20 @@ def task() -> None:
 @cloud_command
 def task_list(ended: bool, data: Path, config: Path | None, as_json: bool) -> None:
     """List open work."""
-    tasks = Controller(data, config).ask("task.list", all=ended)["tasks"]
-    if as_json:
-        click.echo(json.dumps(tasks))
-        return
-    rows = [
-        [
-            each["id"],
-            each["verb"],
-            short(each["subject"]),
-            each["state"],
-            each["stage"],
-            f"{each['progress']:.0%}",
-            each["error"],
-        ]
-        for each in tasks
-    ]
-    table(["ID", "WORK", "ON", "STATE", "STAGE", "DONE", "TROUBLE"], rows, right=["ID", "DONE"])
+    show_list(
+        Controller(data, config).ask("task.list", all=ended)["tasks"],
+        {
+            "ID": "id",
+            "WORK": "verb",
+            "ON": lambda each: short(each["subject"]),
+            "STATE": "state",
+            "STAGE": "stage",
+            "DONE": lambda each: f"{each['progress']:.0%}",
+            "TROUBLE": "error",
+        },
+        right=["ID", "DONE"],
+        as_json=as_json,
+    )
 
 
 @task.command(name="wait")
@@ -413,4 +389,4 @@ def task_list(ended: bool, data: Path, config: Path | None, as_json: bool) -> No
 def task_wait(number: int, data: Path, config: Path | None, as_json: bool) -> None:
     """Wait for a task; exit code 1 if it failed."""
     state = Controller(data, config).follow(number, quiet=as_json)
-    click.echo(json.dumps(state) if as_json else f"task {number}, {state['verb']}: {state['state']}")
+    say(state, f"task {number}, {state['verb']}: {state['state']}", as_json=as_json)

@@ -14,9 +14,12 @@ from ringstead.commands.cloud.client import (
     cloud_command,
     finish,
     project_option,
+    say,
     short,
+    show_list,
     show_pairs,
     size_text,
+    state_text,
     table,
     wait_option,
 )
@@ -57,10 +60,6 @@ def server() -> None:
     """Virtual machines."""
 
 
-def _shown(controller: Controller, identifier: str) -> dict[str, Any]:
-    return controller.ask("server.show", name=identifier)
-
-
 @server.command()
 @click.argument("name")
 @spec_options
@@ -72,15 +71,7 @@ def create(name: str, data: Path, config: Path | None, as_json: bool, wait: bool
     """Create a server."""
     controller = Controller(data, config)
     answer = controller.ask("server.create", name=name, **wanted)
-    identifier = answer["server"]["id"]
-    finish(
-        controller,
-        answer,
-        "server",
-        wait=wait,
-        as_json=as_json,
-        again=lambda: controller.ask("server.show", name=identifier),
-    )
+    finish(controller, answer, "server", wait=wait, as_json=as_json)
 
 
 @server.command(name="list")
@@ -90,28 +81,21 @@ def create(name: str, data: Path, config: Path | None, as_json: bool, wait: bool
 @cloud_command
 def list_(data: Path, config: Path | None, as_json: bool, **where: Any) -> None:
     """List servers."""
-    servers = Controller(data, config).ask("server.list", **where)["servers"]
-    if as_json:
-        click.echo(json.dumps(servers))
-        return
-    rows = [
-        [
-            short(each["id"]),
-            each["name"],
-            each["project"],
-            each["state"] if not each["task"] else f"{each['state']} ({each['task']['verb']})",
-            each["zone"],
-            each["host"],
-            each["vcpus"],
-            f"{each['memory_mib']}M",
-            size_text(each["disk_bytes"]),
-        ]
-        for each in servers
-    ]
-    table(
-        ["ID", "NAME", "PROJECT", "STATE", "ZONE", "HOST", "VCPUS", "MEMORY", "DISK"],
-        rows,
+    show_list(
+        Controller(data, config).ask("server.list", **where)["servers"],
+        {
+            "ID": lambda each: short(each["id"]),
+            "NAME": "name",
+            "PROJECT": "project",
+            "STATE": state_text,
+            "ZONE": "zone",
+            "HOST": "host",
+            "VCPUS": "vcpus",
+            "MEMORY": lambda each: f"{each['memory_mib']}M",
+            "DISK": lambda each: size_text(each["disk_bytes"]),
+        },
         right=["VCPUS", "MEMORY", "DISK"],
+        as_json=as_json,
     )
 
 
@@ -178,15 +162,7 @@ def _power_command(verb: str, action: str, help_text: str, hard: str = "") -> No
         controller = Controller(data, config)
         chosen = hard if force else action
         answer = controller.ask("server.power", name=name, project=project, action=chosen)
-        identifier = answer["server"]["id"]
-        finish(
-            controller,
-            answer,
-            "server",
-            wait=wait,
-            as_json=as_json,
-            again=lambda: _shown(controller, identifier),
-        )
+        finish(controller, answer, "server", wait=wait, as_json=as_json)
 
     run.__doc__ = help_text
     command: Any = cloud_command(wait_option(project_option(run)))
@@ -223,15 +199,7 @@ def migrate(
     """Move a server while it runs, with its disks where the new host does not reach them."""
     controller = Controller(data, config)
     answer = controller.ask("server.migrate", name=name, project=project, host=host, zone=zone)
-    identifier = answer["server"]["id"]
-    finish(
-        controller,
-        answer,
-        "server",
-        wait=wait,
-        as_json=as_json,
-        again=lambda: controller.ask("server.show", name=identifier),
-    )
+    finish(controller, answer, "server", wait=wait, as_json=as_json)
 
 
 @server.command()
@@ -280,7 +248,7 @@ def revert(
 def console(name: str, project: str | None, data: Path, config: Path | None, as_json: bool) -> None:
     """Print where a server's console is; the pool's own user and password open it."""
     answer = Controller(data, config).ask("server.console", name=name, project=project)
-    click.echo(json.dumps(answer) if as_json else answer["url"])
+    say(answer, answer["url"], as_json=as_json)
 
 
 @server.command()
@@ -337,28 +305,26 @@ def group() -> None:
 def group_create(name: str, policy: str, project: str | None, data: Path, config: Path | None, as_json: bool) -> None:
     """Create a server group; servers join it when they are created."""
     answer = Controller(data, config).ask("group.create", name=name, policy=policy, project=project)
-    click.echo(json.dumps(answer) if as_json else f"server group {name}: {policy}")
+    say(answer, f"server group {name}: {policy}", as_json=as_json)
 
 
 @group.command(name="list")
 @cloud_command
 def group_list(data: Path, config: Path | None, as_json: bool) -> None:
     """List server groups with their servers."""
-    groups = Controller(data, config).ask("group.list")["groups"]
-    if as_json:
-        click.echo(json.dumps(groups))
-        return
-    rows = [
-        [
-            short(each["id"]),
-            each["name"],
-            each["project"],
-            each["policy"],
-            ", ".join(f"{member['name']}@{member['host'] or '-'}" for member in each["servers"]),
-        ]
-        for each in groups
-    ]
-    table(["ID", "NAME", "PROJECT", "POLICY", "SERVERS"], rows)
+    show_list(
+        Controller(data, config).ask("group.list")["groups"],
+        {
+            "ID": lambda each: short(each["id"]),
+            "NAME": "name",
+            "PROJECT": "project",
+            "POLICY": "policy",
+            "SERVERS": lambda each: ", ".join(
+                f"{member['name']}@{member['host'] or '-'}" for member in each["servers"]
+            ),
+        },
+        as_json=as_json,
+    )
 
 
 @group.command(name="delete")
@@ -368,4 +334,4 @@ def group_list(data: Path, config: Path | None, as_json: bool) -> None:
 def group_delete(name: str, project: str | None, data: Path, config: Path | None, as_json: bool) -> None:
     """Delete an empty server group."""
     answer = Controller(data, config).ask("group.delete", name=name, project=project)
-    click.echo(json.dumps(answer) if as_json else f"server group {name} is deleted")
+    say(answer, f"server group {name} is deleted", as_json=as_json)

@@ -17,10 +17,12 @@ from ringstead.commands.cloud.client import (
     cloud_command,
     finish,
     project_option,
+    say,
     short,
+    show_list,
     show_pairs,
     size_text,
-    table,
+    state_text,
     wait_option,
 )
 from ringstead.commands.cloud.when import when_text
@@ -50,19 +52,7 @@ def volume_create(
         raise UsageError("a volume needs a --size, or an --image whose size it takes")
     controller = Controller(data, config)
     answer = controller.ask("volume.create", name=name, type=volume_type, **wanted)
-    _finish(controller, answer, wait=wait, as_json=as_json)
-
-
-def _finish(controller: Controller, answer: dict[str, Any], *, wait: bool, as_json: bool) -> None:
-    identifier = answer["volume"]["id"]
-    finish(
-        controller,
-        answer,
-        "volume",
-        wait=wait,
-        as_json=as_json,
-        again=lambda: controller.ask("volume.show", name=identifier),
-    )
+    finish(controller, answer, "volume", wait=wait, as_json=as_json)
 
 
 @volume.command(name="list")
@@ -70,24 +60,21 @@ def _finish(controller: Controller, answer: dict[str, Any], *, wait: bool, as_js
 @cloud_command
 def volume_list(project: str | None, data: Path, config: Path | None, as_json: bool) -> None:
     """List volumes."""
-    volumes = Controller(data, config).ask("volume.list", project=project)["volumes"]
-    if as_json:
-        click.echo(json.dumps(volumes))
-        return
-    rows = [
-        [
-            short(each["id"]),
-            each["name"],
-            each["project"],
-            each["state"] if not each["task"] else f"{each['state']} ({each['task']['verb']})",
-            size_text(each["size_bytes"]),
-            each["zone"],
-            f"{each['server']} {each['device']}".strip(),
-            ", ".join(snapshot["name"] for snapshot in each["snapshots"]),
-        ]
-        for each in volumes
-    ]
-    table(["ID", "NAME", "PROJECT", "STATE", "SIZE", "ZONE", "SERVER", "SNAPSHOTS"], rows, right=["SIZE"])
+    show_list(
+        Controller(data, config).ask("volume.list", project=project)["volumes"],
+        {
+            "ID": lambda each: short(each["id"]),
+            "NAME": "name",
+            "PROJECT": "project",
+            "STATE": state_text,
+            "SIZE": lambda each: size_text(each["size_bytes"]),
+            "ZONE": "zone",
+            "SERVER": lambda each: f"{each['server']} {each['device']}".strip(),
+            "SNAPSHOTS": lambda each: ", ".join(snapshot["name"] for snapshot in each["snapshots"]),
+        },
+        right=["SIZE"],
+        as_json=as_json,
+    )
 
 
 @volume.command(name="show")
@@ -128,7 +115,7 @@ def volume_show(name: str, project: str | None, data: Path, config: Path | None,
 def attach(data: Path, config: Path | None, as_json: bool, wait: bool, **wanted: Any) -> None:
     """Attach a volume to SERVER, running or not."""
     controller = Controller(data, config)
-    _finish(controller, controller.ask("volume.attach", **wanted), wait=wait, as_json=as_json)
+    finish(controller, controller.ask("volume.attach", **wanted), "volume", wait=wait, as_json=as_json)
 
 
 @volume.command()
@@ -139,7 +126,7 @@ def attach(data: Path, config: Path | None, as_json: bool, wait: bool, **wanted:
 def detach(data: Path, config: Path | None, as_json: bool, wait: bool, **wanted: Any) -> None:
     """Detach a volume from the server that has it."""
     controller = Controller(data, config)
-    _finish(controller, controller.ask("volume.detach", **wanted), wait=wait, as_json=as_json)
+    finish(controller, controller.ask("volume.detach", **wanted), "volume", wait=wait, as_json=as_json)
 
 
 @volume.command()
@@ -151,7 +138,7 @@ def detach(data: Path, config: Path | None, as_json: bool, wait: bool, **wanted:
 def extend(data: Path, config: Path | None, as_json: bool, wait: bool, **wanted: Any) -> None:
     """Make a detached volume SIZE large."""
     controller = Controller(data, config)
-    _finish(controller, controller.ask("volume.extend", **wanted), wait=wait, as_json=as_json)
+    finish(controller, controller.ask("volume.extend", **wanted), "volume", wait=wait, as_json=as_json)
 
 
 @volume.command(name="snapshot")
@@ -163,7 +150,7 @@ def extend(data: Path, config: Path | None, as_json: bool, wait: bool, **wanted:
 def volume_snapshot(data: Path, config: Path | None, as_json: bool, wait: bool, **wanted: Any) -> None:
     """Keep a volume as it is now, as SNAPSHOT."""
     controller = Controller(data, config)
-    _finish(controller, controller.ask("volume.snapshot", **wanted), wait=wait, as_json=as_json)
+    finish(controller, controller.ask("volume.snapshot", **wanted), "volume", wait=wait, as_json=as_json)
 
 
 @volume.command(name="delete")
@@ -291,23 +278,20 @@ async def _pieces(file: Path, size_bytes: int, quiet: bool) -> AsyncIterator[byt
 @cloud_command
 def image_list(data: Path, config: Path | None, as_json: bool) -> None:
     """List images."""
-    images = Controller(data, config).ask("image.list")["images"]
-    if as_json:
-        click.echo(json.dumps(images))
-        return
-    rows = [
-        [
-            short(each["id"]),
-            each["name"],
-            each["state"],
-            each["format"],
-            size_text(each["size_bytes"]),
-            size_text(each["disk_bytes"]),
-            when_text(each["created_s"]),
-        ]
-        for each in images
-    ]
-    table(["ID", "NAME", "STATE", "FORMAT", "SIZE", "DISK", "CREATED"], rows, right=["SIZE", "DISK"])
+    show_list(
+        Controller(data, config).ask("image.list")["images"],
+        {
+            "ID": lambda each: short(each["id"]),
+            "NAME": "name",
+            "STATE": "state",
+            "FORMAT": "format",
+            "SIZE": lambda each: size_text(each["size_bytes"]),
+            "DISK": lambda each: size_text(each["disk_bytes"]),
+            "CREATED": lambda each: when_text(each["created_s"]),
+        },
+        right=["SIZE", "DISK"],
+        as_json=as_json,
+    )
 
 
 @image.command(name="delete")
@@ -316,7 +300,7 @@ def image_list(data: Path, config: Path | None, as_json: bool) -> None:
 def image_delete(name: str, data: Path, config: Path | None, as_json: bool) -> None:
     """Delete an image; servers made from it keep their disks."""
     answer = Controller(data, config).ask("image.delete", name=name)
-    click.echo(json.dumps(answer) if as_json else f"image {name} is deleted")
+    say(answer, f"image {name} is deleted", as_json=as_json)
 
 
 # --------------------------------------------------------------------------------------------------------------- flavors
@@ -340,7 +324,7 @@ def flavor_create(name: str, memory_bytes: int, data: Path, config: Path | None,
     if memory_bytes % (1 << 20):
         raise UsageError(f"memory of {memory_bytes} bytes is no whole number of MiB; write 512M or 2G")
     answer = Controller(data, config).ask("flavor.create", name=name, memory_mib=memory_bytes >> 20, **wanted)
-    click.echo(json.dumps(answer) if as_json else f"flavor {name} is there")
+    say(answer, f"flavor {name} is there", as_json=as_json)
 
 
 @flavor.command(name="list")
@@ -348,20 +332,20 @@ def flavor_create(name: str, memory_bytes: int, data: Path, config: Path | None,
 def flavor_list(data: Path, config: Path | None, as_json: bool) -> None:
     """List flavors."""
     flavors = Controller(data, config).ask("flavor.list")["flavors"]
-    if as_json:
-        click.echo(json.dumps(flavors))
-        return
-    rows = [
-        [
-            each["name"],
-            each["vcpus"],
-            f"{each['memory_mib']}M",
-            size_text(each["disk_bytes"]),
-            " ".join([*each["required_traits"], *(f"!{trait}" for trait in each["forbidden_traits"])]),
-        ]
-        for each in sorted(flavors, key=lambda each: (each["memory_mib"], each["vcpus"], each["name"]))
-    ]
-    table(["NAME", "VCPUS", "MEMORY", "DISK", "TRAITS"], rows, right=["VCPUS", "MEMORY", "DISK"])
+    show_list(
+        sorted(flavors, key=lambda each: (each["memory_mib"], each["vcpus"], each["name"])),
+        {
+            "NAME": "name",
+            "VCPUS": "vcpus",
+            "MEMORY": lambda each: f"{each['memory_mib']}M",
+            "DISK": lambda each: size_text(each["disk_bytes"]),
+            "TRAITS": lambda each: " ".join(
+                [*each["required_traits"], *(f"!{trait}" for trait in each["forbidden_traits"])]
+            ),
+        },
+        right=["VCPUS", "MEMORY", "DISK"],
+        as_json=as_json,
+    )
 
 
 @flavor.command(name="delete")
@@ -370,4 +354,4 @@ def flavor_list(data: Path, config: Path | None, as_json: bool) -> None:
 def flavor_delete(name: str, data: Path, config: Path | None, as_json: bool) -> None:
     """Delete a flavor; servers keep the sizes that they were made with."""
     answer = Controller(data, config).ask("flavor.delete", name=name)
-    click.echo(json.dumps(answer) if as_json else f"flavor {name} is deleted")
+    say(answer, f"flavor {name} is deleted", as_json=as_json)

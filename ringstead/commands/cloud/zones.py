@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ringstead.commands.cloud.client import Controller, cloud_command, size_text, table, wait_option
+from ringstead.commands.cloud.client import Controller, cloud_command, say, size_text, table, wait_option
 from ringstead.commands.cloud.pools import report_drain
 from ringstead.errors import RingsteadError, UsageError
 
@@ -124,7 +124,7 @@ def drain(name: str, data: Path, config: Path | None, as_json: bool, wait: bool)
 def enable(name: str, data: Path, config: Path | None, as_json: bool) -> None:
     """Let the hosts of a zone take servers again."""
     answer = Controller(data, config).ask("zone.enable", name=name)
-    click.echo(json.dumps(answer) if as_json else f"{len(answer['hosts'])} hosts in zone {name} take servers")
+    say(answer, f"{len(answer['hosts'])} hosts in zone {name} take servers", as_json=as_json)
 
 
 # ------------------------------------------------------------------------------------------------------------- gathering

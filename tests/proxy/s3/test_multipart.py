@@ -93,7 +93,7 @@ async def test_an_upload_becomes_an_object(world: S3World) -> None:
     assert attributes.text("ObjectParts/PartsCount") == "2"
     assert attributes.texts("ObjectParts/Part/PartNumber") == ["2", "7"]
     await main("DELETE", "/bucket/key")
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         while await part_names(world):
             await trio.sleep(0.01)
 

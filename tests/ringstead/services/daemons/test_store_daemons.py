@@ -118,15 +118,28 @@ async def test_expirers_do_not_hinder_each_other(cluster: SmallCluster) -> None:
     assert sum(expirer.statistics().deleted for expirer in expirers) >= 20
 
 
-async def test_a_note_of_parts_is_cleared_by_the_next_look(cluster: SmallCluster) -> None:
+async def test_a_note_of_parts_is_cleared_by_the_next_look(
+    cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An expirer that is cancelled amid the parts is followed by one that removes the rest."""
     store, time = cluster.store, Time()
     due_s = time.now_us // 1_000_000 + 10
     await make_multipart(store, b"big", 8, {"delete-at": str(due_s)})
     time.at(due_s + 1000)
-    slow = Expirer(StoreQueue(store, time), ExpirerSettings(objects_per_s_max=4.0), now_us=time)
-    with trio.move_on_after(1.0):
-        await slow.look()
+    stopped = Expirer(StoreQueue(store, time), FAST, now_us=time)
+    taken, amid = iter(range(4)), trio.Event()
+
+    async def take_four(count: float = 1.0) -> None:
+        if next(taken, None) is None:
+            amid.set()
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(stopped.pace, "take", take_four)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stopped.look)
+        await amid.wait()
+        nursery.cancel_scope.cancel()
     parts = parts_container(b"c")
     left = len(await names(store, parts))
     assert 0 < left < 8
