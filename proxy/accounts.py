@@ -146,9 +146,9 @@ class AccountStore(ContainerStore):
 
 def _visible_account(account: str, catalog: Catalog | None, consistency: Consistency) -> AccountInfo:
     """What a client may see of an account. Raises NoSuchAccount, AccountDeleted."""
-    if catalog is None and consistency.degraded:
-        raise Unavailable("too few devices that should know this account answer; retry")
     if catalog is None or not is_live(catalog):
+        if consistency.degraded:
+            raise Unavailable("too few devices that should know this account answer; retry")
         raise NoSuchAccount(f"account {account} does not exist")
     info = _account_info(catalog, consistency)
     if DELETED in info.metadata:

@@ -76,8 +76,10 @@ class Catalogs:
             return PutCatalog(space, placement.hash, key, timestamp, items, create)
 
         if not create:
-            catalog, _ = await self.find_catalog(space, key)
+            catalog, consistency = await self.find_catalog(space, key)
             if catalog is None or not is_live(catalog):
+                if consistency.degraded:
+                    raise Unavailable("too few devices that should know this name answer; retry")
                 return 0
         timestamp, result = await write_newest(cluster, placement, make, also_final=frozenset((Status.MISSING,)))
         return timestamp if result.applied >= placement.need else 0
@@ -130,7 +132,7 @@ class Catalogs:
                 gather.ask(replica, request)
             await gather.wait()
             found = [answer for _, answer in gather.answers if isinstance(answer, FoundRows)]
-            if not degraded and not placement.suffices(good_ones(gather.answers)):
+            if not degraded and not placement.informed(list(good_ones(gather.answers)), gather.filling):
                 raise Unavailable("too few replicas of the listing answer; retry")
             return found
 

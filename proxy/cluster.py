@@ -25,14 +25,14 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import trio
 
-from proxy.majority import Tally, votes_of
+from proxy.majority import Tally, informed, votes_of
 from ring.ring import Ring
 from ring.topology import Device
 from storage_node.client import DeviceClient
@@ -86,6 +86,15 @@ class Replica:
         self.client.submit(operation, on_answer, timeout_s)
 
     @property
+    def filled(self) -> bool:
+        """Whether the answer that has just come from it counts where it has nothing: it never forgot what it acknowledged.
+
+        To be asked when a read's answer comes, not later.
+        """
+        reader = self.reader
+        return not reader.filling if reader is not None and reader.opened else self.client.filled
+
+    @property
     def reachable(self) -> bool:
         """Whether a write sent now has a chance."""
         return self.client.connected
@@ -137,6 +146,11 @@ class Placement:
         """Whether the primaries among these distinct devices are a majority."""
         return sum(replica in self.primaries for replica in replicas) >= self.need
 
+    def informed(self, answered: Collection[Replica], filling: Collection[Replica]) -> bool:
+        """Whether these distinct devices' answers cover every acknowledged write; of them `filling` were being filled."""
+        known = [replica for replica in answered if replica in self.primaries]
+        return informed(len(self.primaries), len(known), sum(replica not in filling for replica in known))
+
 
 class MovingPlacement(Placement):
     """Where one name belongs while its partition moves: under several rings. See majority.py.
@@ -168,6 +182,15 @@ class MovingPlacement(Placement):
         for replica in replicas:
             tally.add(self._votes.get(replica, 0))
         return not tally.lacking
+
+    def informed(self, answered: Collection[Replica], filling: Collection[Replica]) -> bool:
+        """The same in each ring."""
+        for index in range(len(self._needs)):
+            members = {replica for replica, rings in self._votes.items() if rings >> index & 1}
+            known = members.intersection(answered)
+            if not informed(len(members), len(known), len(known.difference(filling))):
+                return False
+        return True
 
 
 class Cluster:

@@ -241,9 +241,9 @@ def _visible_container(catalog: Catalog | None, consistency: Consistency) -> Con
     That nobody has heard of it says that it is not there only where a majority of its own devices was asked: a write that
     is refused because of handoffs that know nothing would take with it what it replaced.
     """
-    if catalog is None and consistency.degraded:
-        raise Unavailable("too few devices that should know this container answer; retry")
     if catalog is None or not is_live(catalog):
+        if consistency.degraded:
+            raise Unavailable("too few devices that should know this container answer; retry")
         raise NoSuchContainer("the container does not exist")
     return _container_info(catalog, consistency)
 

@@ -19,6 +19,8 @@ again, so that it comes after the conditional write instead of vanishing beneath
 Rejected: deciding at each replica on its own (a replica that missed the last write decides wrongly); consensus (the store
 has none, and a lease is enough for one object at a time).
 
+A device that is being filled (majority.py) is locked as any other; what it says does not count for the decision.
+
 Invariants: a hold is always committed or released; handoffs never hold (a majority of *primaries* decides, or the write is
 `Unavailable`).
 """
@@ -121,7 +123,7 @@ async def hold_object(
         locks = _Locks(placement)
         try:
             await locks.ask(LockObject(placement.hash, key, timestamp, LEASE_MS))
-            if placement.suffices(locks.holders):
+            if locks.sufficient:
                 check(locks.newest)
                 return Hold(cluster, placement, timestamp, locks.holders, locks.unheard)
         except BaseException:
@@ -144,12 +146,19 @@ class _Locks:
         self._decided, self._complete = trio.Event(), trio.Event()
         self.holders: list[Replica] = []
         """Those that are locked."""
+        self.filling: list[Replica] = []
+        """Those of them that may have forgotten what they had: the lock holds there, what they say does not decide."""
         self.unheard = list(placement.primaries)
         """Those that have not answered."""
         self.newest: Entry | None = None
         """Of what the holders have."""
         self.newest_timestamp = 0
         """Of what stands in the way at the others."""
+
+    @property
+    def sufficient(self) -> bool:
+        """Whether a majority is locked, and what it says of the object covers every acknowledged write."""
+        return self._placement.suffices(self.holders) and self._placement.informed(self.holders, self.filling)
 
     @property
     def contended(self) -> bool:
@@ -169,6 +178,8 @@ class _Locks:
         if isinstance(answer, Locked):
             if answer.status == Status.APPLIED:
                 self.holders.append(replica)
+                if not replica.client.filled:
+                    self.filling.append(replica)
                 entry = answer.entry
                 if entry is not None and (self.newest is None or version_of(entry) > version_of(self.newest)):
                     self.newest = entry
@@ -176,7 +187,7 @@ class _Locks:
                 self.newest_timestamp = max(self.newest_timestamp, answer.timestamp, 1)
         if not self.unheard:
             self._complete.set()
-        if not self.unheard or self.contended or self._placement.suffices(self.holders):
+        if not self.unheard or self.contended or self.sufficient:
             self._decided.set()
 
 

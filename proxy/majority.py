@@ -15,12 +15,27 @@ Rejected: counting answers over the union of all primaries (to meet in each ring
 that goes away during a move would stop conditional writes, though a majority of both rings is there); following the new
 ring alone and asking the old one where nothing was found (misses that a newer version lies there).
 
+A read needs more than a majority of answers where a device is being *filled* (it was made anew in the place of one that
+had acknowledged writes, or lost some of them): what it has is as good as any, but that it has nothing says nothing. See
+`informed`.
+
 Invariant: two sets of devices that both suffice meet in a device, in each ring.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+
+
+def informed(members: int, answered: int, filled: int) -> bool:
+    """Whether the answers of so many of a ring's primaries, `filled` of them filled, cover every acknowledged write.
+
+    A write is on a majority; those of its devices that were emptied since are being filled. As long as they are fewer than a
+    majority, one that was not remains, and the devices that are filled and were not asked may not be enough to hold all
+    that remain: fewer than a majority of all. Where every primary has answered there is nobody left who could know more.
+    """
+    need = members // 2 + 1
+    return answered >= need and (filled > members - need or answered == members)
 
 
 class Tally:

@@ -77,7 +77,8 @@ class ObjectDeletes(ObjectReads):
     async def check_early(self, target: ObjectName, conditions: Conditions) -> None:
         """Refuse what is certain to fail before its body is read; what passes is decided again under locks."""
         version = await find_version(self.cluster, target.key, data=False)
-        check_write(conditions, self._info_or_none(version.entry))
+        if not version.degraded:
+            check_write(conditions, self._info_or_none(version.entry))
 
     async def hold(self, target: ObjectName, conditions: Conditions) -> Hold:
         """Hold the object on a majority for a write whose conditions are met by what is there now."""

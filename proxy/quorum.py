@@ -15,7 +15,8 @@ Rules of a write (`write`):
 - If devices hold something newer so that no majority took it, the caller stamps again and repeats (`write_newest`).
 
 Rules of a read (`read`): a majority of the primaries must answer (found or missing); with fewer it is degraded, with none
-`Unavailable`.
+`Unavailable`. Answers of devices that are being filled are used as any, newest wins, but do not make a majority: others are
+asked as well, and where that is not possible the read is degraded (majority.py, `informed`).
 
 While a partition moves from one ring to another a majority is one in each of the rings (majority.py). The numbers in
 results keep their meaning: `applied` reaches `placement.need` when there is a majority, in all rings.
@@ -277,7 +278,7 @@ def shortage(statuses: Sequence[int], detail: str, applied: int, need: int) -> E
 class Gather(Waiter):
     """Answers of several replicas to reads (or locks), until enough have come."""
 
-    __slots__ = ("_enough", "_pending", "_sealed", "answers", "good")
+    __slots__ = ("_enough", "_pending", "_sealed", "answers", "filling", "good")
 
     def __init__(self, enough: int) -> None:
         super().__init__()
@@ -287,6 +288,8 @@ class Gather(Waiter):
         self.good = 0
         """How many answered with what they have (or that they have nothing)."""
         self.answers: list[tuple[Replica, Answer]] = []
+        self.filling: list[Replica] = []
+        """Of those that answered who was being filled when they did."""
 
     def ask(self, replica: Replica, operation: Operation, timeout_s: float = READ_TIMEOUT_S) -> bool:
         """Submit one operation to one replica; True if enough good answers are there already."""
@@ -299,8 +302,14 @@ class Gather(Waiter):
         self._pending -= 1
         if answer.status in _ANSWERED:
             self.good += 1
-        if self.good >= self._enough or (self._sealed and self._pending == 0):
+            if not replica.filled:
+                self.filling.append(replica)
+        if (self.good >= self._enough and self._suffices()) or (self._sealed and self._pending == 0):
             self.decide()
+
+    def _suffices(self) -> bool:
+        """Whether so many answers will do, whoever gave them."""
+        return True
 
     async def wait(self) -> None:
         """Until enough good answers are there, or all that were asked have answered."""
@@ -314,22 +323,35 @@ def good_ones(answers: Sequence[tuple[Replica, Answer]]) -> Iterator[Replica]:
     return (replica for replica, answer in answers if answer.status in _ANSWERED)
 
 
-class _MovingGather(Gather):
-    """The same for a partition that moves: enough is a majority in each ring."""
+class _MajorityGather(Gather):
+    """The same until a majority has answered, and those of it that are filled would know of every acknowledged write."""
 
-    __slots__ = ("_placement", "_tally")
+    __slots__ = ("_placement",)
 
     def __init__(self, placement: Placement) -> None:
-        super().__init__(len(placement.primaries))
+        super().__init__(placement.need)
         self._placement = placement
+
+    def _suffices(self) -> bool:
+        return not self.filling or self._placement.informed(list(good_ones(self.answers)), self.filling)
+
+
+class _MovingGather(_MajorityGather):
+    """The same for a partition that moves: enough is a majority in each ring."""
+
+    __slots__ = ("_tally",)
+
+    def __init__(self, placement: Placement) -> None:
+        super().__init__(placement)
         self._tally = placement.tally()
 
     def _answered(self, replica: Replica, answer: Answer) -> None:
-        super()._answered(replica, answer)
         if answer.status in _ANSWERED:
             self._tally.add(self._placement.votes(replica))
-            if not self._tally.lacking:
-                self.decide()
+        super()._answered(replica, answer)
+
+    def _suffices(self) -> bool:
+        return not self._tally.lacking and super()._suffices()
 
 
 async def read(
@@ -345,7 +367,7 @@ async def read(
         return await _read_moving(cluster, placement, operations, everyone=everyone)
     primaries = placement.primaries
     need = placement.need
-    gather = Gather(len(primaries) if everyone or cluster.cautious else need)
+    gather = Gather(len(primaries)) if everyone or cluster.cautious else _MajorityGather(placement)
     asked = 0
     for replica in primaries if cluster.all_local else sorted(primaries, key=_far):
         asked += 1
@@ -356,16 +378,19 @@ async def read(
     if gather.good < len(answers):
         cluster.note_failure()
         answers = [pair for pair in answers if pair[1].status in _ANSWERED]
-    if len(answers) >= need:
+    if len(answers) >= need and (not gather.filling or placement.informed(list(good_ones(answers)), gather.filling)):
         return answers, False
+    lacking = max(1, need - len(answers))
     for replica in placement.handoffs():
         if replica.reader is None and not replica.reachable:
             continue
         single = Gather(1)
         single.ask(replica, operations(asked))
         await single.wait()
-        answers += [pair for pair in single.answers if pair[1].status in _ANSWERED]
-        if len(answers) >= need:
+        found = [pair for pair in single.answers if pair[1].status in _ANSWERED]
+        answers += found
+        lacking -= len(found)
+        if lacking <= 0:
             break
     if not answers:
         raise Unavailable("no device that should have this name answers; retry")
@@ -387,7 +412,7 @@ async def _read_moving(
     answers = [pair for pair in gather.answers if pair[1].status in _ANSWERED]
     if len(answers) < len(gather.answers):
         cluster.note_failure()
-    if placement.suffices(good_ones(answers)):
+    if placement.informed(list(good_ones(answers)), gather.filling):
         return answers, False
     missing = len(primaries) - len(answers)
     for replica in placement.handoffs():

@@ -73,7 +73,7 @@ def _find_locally(placement: Placement, key: bytes, data: bool, ask: int) -> Ver
     if not isinstance(first, Found) or first.status != Status.FOUND:
         return None
     entry = first.entry
-    if entry is None:
+    if entry is None or reader.filling:
         return None
     versions = GetObject(placement.hash, key, False)
     for replica in primaries[1:ask]:
@@ -83,6 +83,7 @@ def _find_locally(placement: Placement, key: bytes, data: bool, ask: int) -> Ver
             not isinstance(other, Found)
             or other.status != Status.FOUND
             or other.entry is None
+            or replica.reader.filling
             or other.entry.timestamp != entry.timestamp
             or other.entry.meta_timestamp != entry.meta_timestamp
         ):

@@ -67,10 +67,17 @@ class ObjectSettler:
         self._transfer = transfer
         self._moved = moved
 
-    async def settle(self, within: HashRange, concerned: Concerned, manner: Manner) -> Outcome:
-        """Settle everything in a range. Does not raise for what devices do."""
+    async def settle(
+        self, within: HashRange, concerned: Concerned, manner: Manner, expected: frozenset[int] = frozenset()
+    ) -> Outcome:
+        """Settle everything in a range. Does not raise for what devices do.
+
+        Something is left where one of the `expected` devices does not answer, whatever the others say.
+        """
         outcome = Outcome()
         async for beside, answered in list_entries(self._peers, Space.OBJECT, within, concerned.everyone):
+            if not expected.issubset(answered):
+                outcome += Outcome(left=1)
             outcome += await self._settle_portion(beside, answered, concerned.primaries, manner)
         return outcome
 

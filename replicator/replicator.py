@@ -14,6 +14,8 @@ rings are let go, and what lies on their devices is handoff data that goes away 
 not have at all was given up by the operator and is not waited for. The operator's orders for moves (ring/moves.py) hold
 what moves, and nothing else, and cap the rates while something does.
 
+A device that was made anew is told when it has all that it should (filling.py).
+
 Invariants: nothing is removed anywhere but what every primary of all rings in force has confirmed to hold.
 """
 
@@ -33,6 +35,7 @@ import trio
 from replicator.catalogs import CatalogSettler
 from replicator.daemon import Daemon, Rate
 from replicator.differences import Difference
+from replicator.filling import Filling
 from replicator.listing import gather
 from replicator.objects import Manner, ObjectSettler
 from replicator.peers import Peers
@@ -114,6 +117,8 @@ class ReplicatorStatistics(NamedTuple):
     """How long older rings have been in force for this process; 0 while only one is."""
     move_paused: bool
     """Whether the operator has data that moves held."""
+    filling: dict[str, int]
+    """Devices of this machine that are being filled, and how many cells of each are not known to be whole yet."""
     bytes_per_s: float
     device_bytes_per_s: float
     paused: bool
@@ -155,6 +160,7 @@ class Replicator:
         self.transfer = Transfer(peers, self.throttle, self.moved)
         self.objects = ObjectSettler(peers, self.transfer, self.moved)
         self.catalogs = CatalogSettler(peers, self.throttle, self.moved, clock)
+        self._filling = Filling(peers)
         self._rounds = Rounds(peers, self.objects, self.catalogs, shuffle)
         self._now_us = now_us
         self._on_moved = on_moved
@@ -204,6 +210,7 @@ class Replicator:
             self._moved_before or 0,
             now_s - self._adopted_s if len(self.peers.rings) > 1 else 0.0,
             self._move_orders().paused,
+            self._filling.lacking,
             self.throttle.bytes_per_s,
             self.throttle.device_bytes_per_s,
             self.throttle.paused,
@@ -260,12 +267,15 @@ class Replicator:
         self._note_rings()
         await self._see_who_follows()
         self._obey()
+        await self._filling.look()
         found = await self._rounds.run(self._manner_of, self._hold, self._is_held, self._look_first)
         self._last = found
         self._round_count += 1
         self._round_s = trio.current_time() - self._began_s
         self._take_note(found)
         self._see_to_move(found)
+        if self._epochs == self._epochs_now():
+            await self._filling.take_note(found, self._rounds.membership, self._kept_devices())
         return found
 
     async def _watch_returns(self) -> None:

@@ -10,6 +10,9 @@ round, so that one that cannot be settled holds up no other, and two nodes seldo
 
 What stays open (a device is away, a copy failed) is remembered by cell, with the time since when: that is the backlog.
 
+A device that answered when the round began and does not any more leaves something open in each cell in which it was to be
+asked: what the others agree about without it says nothing.
+
 Invariants: memory is bounded by cells, not by objects; a round ends; a device that stops answering ends its part of the
 round and nothing else.
 """
@@ -114,6 +117,10 @@ class Rounds:
         """Cells known to differ, as the last round that began has found them; None before the first."""
         self.silent: frozenset[int] = frozenset()
         """Devices that did not answer when those were found: what differs about them is not known."""
+        self._answering: frozenset[int] = frozenset()
+        """Devices that did."""
+        self._broken_off: set[Cell] = set()
+        """Cells in which one of those was asked again and did not answer."""
         self.filled: frozenset[Cell] = frozenset()
         """Cells about which the rings in force disagree and in which a device held something when that round began."""
 
@@ -158,6 +165,8 @@ class Rounds:
         self.pending = len(work)
         self.open = {Cell(space, difference.range.prefix) for space, difference in differing}
         self.silent = frozenset(set(self._peers.by_id) - answering)
+        self._answering = frozenset(answering)
+        self._broken_off.clear()
 
         compared()
 
@@ -210,16 +219,19 @@ class Rounds:
         outcome = Outcome()
         async for within, concerned in self._narrow(space, difference.range, difference.concerned, leaf_bits):
             if space == Space.OBJECT:
-                outcome += await self._objects.settle(within, concerned, manner)
+                expected = self._answering.intersection(concerned.everyone)
+                outcome += await self._objects.settle(within, concerned, manner, expected)
             else:
                 outcome += await self._settle_catalogs(space, within, concerned, manner)
-        return outcome
+        broken_off = Cell(space, difference.range.prefix) in self._broken_off
+        return outcome + Outcome(left=1) if broken_off else outcome
 
     async def _narrow(
         self, space: int, within: HashRange, concerned: Concerned, leaf_bits: int
     ) -> AsyncIterator[tuple[HashRange, Concerned]]:
         """The small ranges in which the devices differ."""
         part_bits = max(ring.part_power for ring in self._peers.rings)
+        cell = Cell(space, within.prefix)
         pending = [(within, concerned)]
         while pending:
             within, concerned = pending.pop()
@@ -234,6 +246,8 @@ class Rounds:
                 for device, answer in answers.items()
                 if isinstance(answer, FoundDigests) and len(answer.digests) == 1 << fan_out_bits
             }
+            if not self._answering.intersection(concerned.everyone) <= digests.keys():
+                self._broken_off.add(cell)
             pending += self._parts(within, concerned, digests, fan_out_bits, part_bits)
 
     def _parts(
@@ -268,7 +282,10 @@ class Rounds:
 
     async def _settle_catalogs(self, space: int, within: HashRange, concerned: Concerned, manner: Manner) -> Outcome:
         outcome = Outcome()
+        expected = self._answering.intersection(concerned.everyone)
         async for beside, answered in list_entries(self._peers, space, within, concerned.everyone):
+            if not expected.issubset(answered):
+                outcome += Outcome(left=1)
             for hash_, listed in beside.items():
                 if catalogs_differ(listed, answered, concerned.primaries):
                     # A device whose record of it rotted has rows, and has lost the name that they belong to.

@@ -18,6 +18,9 @@ Rejected: an asyncio-like future for each request (a callback is half the cost, 
 each); direct sends in `submit` (a system call a request instead of one a turn); sending a request again after a
 reconnect (the caller knows whether another device would do as well, and which writes may be repeated).
 
+Whether the device is *filled* (has all that it ever acknowledged) is known from the handshake on; while it is not, it is
+asked again every FILLING_LOOK_S. Answers come in order: what was answered before it was filled is heard before that.
+
 Invariants: `on_answer` is called exactly once for each submit, with an answer of the operation's own type (see
 operations.py), possibly before submit returns; the bytes and the number of waiting requests are bounded.
 """
@@ -66,6 +69,7 @@ from storage_node.operations import (
     ListRows,
     Locked,
     LockObject,
+    MarkFilled,
     Operation,
     PutCatalog,
     PutObject,
@@ -82,6 +86,7 @@ from storage_node.wire_settings import ClientSettings
 __all__ = ["BulkFailed", "BulkRead", "BulkWrite", "DeviceClient", "PutBlobHeader"]
 
 TIMEOUT_S = 5.0
+FILLING_LOOK_S = 1.0
 _STEADY_S = 1.0
 """A connection that lasted this long was no failed attempt."""
 
@@ -145,6 +150,10 @@ class DeviceClient:
         self._pool = BulkPool(self._peer, self._settings, dial)
         self.agreed: Agreed | None = None
         """What the last handshake agreed on."""
+        self.filled = False
+        """Whether what the device does not have may count as not being there: see MarkFilled."""
+        self._look_tick = 0
+        """When to ask it again."""
         self.last_error = "not connected yet"
         """Why it is not connected, if it is not."""
 
@@ -235,6 +244,7 @@ class DeviceClient:
         | ForgetRow
         | ForgetCatalog
         | RewriteRecord
+        | MarkFilled
         | Ping,
         timeout_s: float = TIMEOUT_S,
     ) -> Written: ...
@@ -357,6 +367,8 @@ class DeviceClient:
     def _begin(self, opened: Opened) -> None:
         self._lost = trio.Event()
         self.agreed = opened.agreed
+        self.filled = not opened.agreed.filling
+        self._look_tick = self._hub.ticks
         self._heard_tick = self._hub.ticks
         self._pinged = False
         self._connection = Connection(
@@ -413,7 +425,19 @@ class DeviceClient:
                 self._on_lost(TimeoutError(f"nothing heard for {silent_s:.1f} s"))
         elif silent_s > self._settings.ping_s and not self._pinged:
             self._ping(connection)
+        elif not self.filled and (now_tick - self._look_tick) * TICK_S >= FILLING_LOOK_S:
+            self._look_whether_filled(connection, now_tick)
         self._pool.close_idle(self._settings.bulk_idle_s)
+
+    def _look_whether_filled(self, connection: Connection, now_tick: int) -> None:
+        self._look_tick = now_tick
+
+        def on_answer(answer: FoundStatistics) -> None:
+            if connection is self._connection and answer.statistics is not None:
+                self.filled = not answer.statistics.filling
+
+        timeout_ticks = int(self._settings.ping_timeout_s / TICK_S) + 1
+        self._send(connection, ROUTES[GetStatistics], GetStatistics(), on_answer, timeout_ticks)
 
     def _look_for_hang(self, connection: Connection, now_tick: int) -> None:
         """Requests wait: has anything been heard since the oldest of them was sent?"""

@@ -51,6 +51,7 @@ from storage_node.operations import (
     ListRows,
     Locked,
     LockObject,
+    MarkFilled,
     Operation,
     PutCatalog,
     PutObject,
@@ -96,6 +97,7 @@ _ANSWERS: dict[type, type] = {
     ForgetCatalog: Written,
     RewriteRecord: Written,
     GetRings: FoundRings,
+    MarkFilled: Written,
 }
 """In the order of the opcodes: new ones go to the end."""
 

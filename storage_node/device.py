@@ -61,6 +61,7 @@ from storage_node.operations import (
     GetStatistics,
     Locked,
     LockObject,
+    MarkFilled,
     ReadOperation,
     Statistics,
     Status,
@@ -124,6 +125,7 @@ class Device:
         self._token = random_bytes(8)
         """The second half of the blob ids of this opening."""
         self._decider = Decider(parts.view, parts.settings, now_ms)
+        self._decider.handlers[MarkFilled] = self._mark_filled
         self._upkeep = Upkeep(parts, now_ms, self._room, self._token)
         self._batch: Batch | None = None
         self._closed = False
@@ -148,12 +150,16 @@ class Device:
         *,
         disk: Disk | None = None,
         random_bytes: Callable[[int], bytes] = os.urandom,
+        filling: bool = False,
     ) -> bytes:
         """Make an empty device in `path` (created if missing; must be empty) and give its uuid (16 bytes).
 
+        `filling`: a device of this name may have held data before, and what this one answers does not count until it was
+        held against the other replicas (see MarkFilled).
+
         Raises NotADevice, OSError.
         """
-        return create_directories(disk or RealDisk(), str(path), name, random_bytes)
+        return create_directories(disk or RealDisk(), str(path), name, random_bytes, filling=filling)
 
     @classmethod
     def open(
@@ -527,6 +533,7 @@ class Device:
             corrupt=parts.view.corrupt,
             fenced=self.fenced,
             full=self._full(total, free),
+            filling=self.filling,
         )
 
     def _full(self, total: int, free: int) -> str:
@@ -612,6 +619,21 @@ class Device:
     def fenced(self) -> str:
         """Why the device takes no writes; empty while it does."""
         return self._parts.fence.reason if self._parts.fence is not None else ""
+
+    @property
+    def filling(self) -> str:
+        """What this filling is called, while the device may lack what it once acknowledged; empty once it is filled."""
+        return self._parts.filling
+
+    def _mark_filled(self, operation: MarkFilled) -> Written:
+        if operation.filling != self._parts.filling:
+            return Written(Status.NEWER, detail="another filling than that is under way, or none")
+        if self._parts.filling:
+            try:
+                self._parts.end_filling()
+            except OSError as error:
+                return Written(Status.BUSY, detail=f"the mark can't be removed: {error}")
+        return Written(Status.APPLIED)
 
     def check(self, *, deep: bool = False) -> list[str]:
         """Hold log, blobs, index, digests and totals against each other; a sentence for each problem.

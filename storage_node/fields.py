@@ -57,6 +57,7 @@ from storage_node.operations import (
     ListRows,
     Locked,
     LockObject,
+    MarkFilled,
     PutCatalog,
     PutObject,
     PutRow,
@@ -261,6 +262,7 @@ _FIELDS: dict[type, dict[str, str]] = {
         "limit": _int(0, LIST_ENTRIES_MAX),
     },
     GetStatistics: {},
+    MarkFilled: {"filling": _DETAIL},
     BeginWrite: {},
     PutBlobHeader: {
         "hash": _HASH,
@@ -332,6 +334,7 @@ _FIELDS: dict[type, dict[str, str]] = {
         "corrupt": _COUNT,
         "fenced": _DETAIL,
         "full": _DETAIL,
+        "filling": _DETAIL,
     },
     Written: {
         "status": _STATUS,

@@ -11,6 +11,8 @@ Idea: challenge and response with HMAC-SHA256 over everything said so far.
       proof("client", hello, challenge)               ->
                           <-  verdict: accepted or why not, device uuid; proof("verdict", hello, challenge, verdict)
 
+The verdict on who is accepted also says whether the device is being filled: a proxy must know that before any answer counts.
+
 A proof is HMAC(key, role | hello | challenge | ...), each part with its length before it. It covers both fresh nonces (so
 nothing can be replayed), the role (so nothing can be reflected), and versions, purpose, device and epochs (so nothing can
 be changed on the way, nor a version be forced down). The server proves first: a client with another key learns so itself,
@@ -36,7 +38,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from storage_node.codec import decode_fields, pack
 from storage_node.fields import UUID_BYTES
@@ -103,6 +105,8 @@ class Agreed(NamedTuple):
     purpose: Purpose
     peer_ring_epoch: int
     """Epoch of the newest ring that the peer has; 0 if it has none."""
+    filling: bool = False
+    """The device is being filled: what it does not have may be there all the same."""
 
 
 class _Hello(NamedTuple):
@@ -268,9 +272,12 @@ class ClientHandshake:
             device_uuid,
             Purpose(self._hello.purpose),
             challenge.ring_epoch,
+            detail == _FILLING,
         )
 
 
+_FILLING: Final = "filling"
+"""The detail of a verdict that accepts, where the device is being filled."""
 _REFUSALS: dict[Verdict, type[HandshakeError]] = {
     Verdict.WRONG_KEY: WrongKey,
     Verdict.UNKNOWN_DEVICE: UnknownDevice,
@@ -282,7 +289,7 @@ class ServerHandshake:
     """The accepting end.
 
     `device_uuid` gives the uuid of the device with a name, None if there is none. `busy`, if not empty, says why no
-    connection is taken at the moment.
+    connection is taken at the moment. `filling` says whether a device is being filled.
     """
 
     def __init__(
@@ -294,6 +301,7 @@ class ServerHandshake:
         ring_epoch: int = 0,
         versions: tuple[int, int] = (VERSION_MIN, VERSION_MAX),
         busy: str = "",
+        filling: Callable[[str], bool] = lambda _: False,
     ) -> None:
         if len(nonce) != NONCE_BYTES:
             raise ValueError(f"a nonce of {len(nonce)} bytes")
@@ -303,6 +311,7 @@ class ServerHandshake:
         self._ring_epoch = ring_epoch
         self._versions = versions
         self._busy = busy
+        self._filling = filling
         self._reader = FrameReader(HANDSHAKE_BYTES_MAX)
         self._hello: _Hello | None = None
         self._hello_bytes = b""
@@ -358,8 +367,9 @@ class ServerHandshake:
             return self._conclude(Verdict.UNKNOWN_DEVICE, detail)
         if self._busy:
             return self._conclude(Verdict.BUSY, self._busy)
-        self.agreed = Agreed(self._version, name, uuid, Purpose(hello.purpose), hello.ring_epoch)
-        return self._conclude(Verdict.ACCEPTED, "", uuid)
+        filling = self._filling(name)
+        self.agreed = Agreed(self._version, name, uuid, Purpose(hello.purpose), hello.ring_epoch, filling)
+        return self._conclude(Verdict.ACCEPTED, _FILLING if filling else "", uuid)
 
     def _conclude(self, verdict: Verdict, detail: str, uuid: bytes = b"") -> bytes:
         if verdict != Verdict.ACCEPTED:

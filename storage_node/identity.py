@@ -4,6 +4,7 @@ device.json   magic, version, uuid, name, checksum: written once
 lock          flock'ed by the writer
 fence.json    there while the device takes no writes: why, and where the log stood that can be believed
 recent.json   for which boot and which file `recent` may be believed
+filling.json  there while the device may lack what it once acknowledged: made anew, or its log was damaged
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from storage_node.log import Position
 MAGIC = "ringstead-device"
 VERSION = 1
 NAME_BYTES_MAX = 255
+FILLING_BYTES = 8
+"""Random bytes that tell one filling of a device from the next."""
+UNREADABLE = "unreadable"
+"""What a filling is called whose mark has rotted."""
 
 
 class Identity(NamedTuple):
@@ -81,8 +86,13 @@ def _unsealed(raw: bytes, what: str) -> dict[str, Any]:
     return content
 
 
-def create_directories(disk: Disk, path: str, name: str, random_bytes: Callable[[int], bytes] = os.urandom) -> bytes:
-    """Make an empty device; gives its uuid. Raises NotADevice where the directory is not empty, OSError."""
+def create_directories(
+    disk: Disk, path: str, name: str, random_bytes: Callable[[int], bytes] = os.urandom, *, filling: bool = False
+) -> bytes:
+    """Make an empty device; gives its uuid. Raises NotADevice where the directory is not empty, OSError.
+
+    `filling`: one of its name may have acknowledged writes before.
+    """
     if not 0 < len(name.encode()) <= NAME_BYTES_MAX:
         raise NotADevice(f"a device's name has 1 to {NAME_BYTES_MAX} bytes, not {name!r}")
     Path(path).mkdir(parents=True, exist_ok=True)
@@ -96,6 +106,8 @@ def create_directories(disk: Disk, path: str, name: str, random_bytes: Callable[
     disk.sync_directory(layout.blobs)
     disk.close(disk.open(f"{path}/lock", WRITE_NEW))
     uuid = random_bytes(16)
+    if filling:
+        write_filling(disk, path, random_bytes(FILLING_BYTES).hex())
     # Last: a directory with an identity is a whole device.
     content = {"magic": MAGIC, "version": VERSION, "uuid": uuid.hex(), "name": name}
     write_file(disk, path, "device.json", _sealed(content))
@@ -160,6 +172,30 @@ def remove_fence(disk: Disk, path: str) -> None:
     """Take the fence down. Raises OSError."""
     with suppress(FileNotFoundError):
         disk.unlink(f"{path}/fence.json")
+    disk.sync_directory(path)
+
+
+def read_filling(disk: Disk, path: str) -> str:
+    """What this filling is called, empty if the device is filled. A mark that can't be read stands as well."""
+    try:
+        raw = read_file(disk, f"{path}/filling.json")
+    except FileNotFoundError:
+        return ""
+    try:
+        return str(_unsealed(raw, "filling.json")["id"]) or UNREADABLE
+    except (DeviceDamaged, KeyError):
+        return UNREADABLE
+
+
+def write_filling(disk: Disk, path: str, identifier: str) -> None:
+    """Note that the device may lack what it once acknowledged. Raises OSError."""
+    write_file(disk, path, "filling.json", _sealed({"id": identifier}))
+
+
+def remove_filling(disk: Disk, path: str) -> None:
+    """Note that it has all of that again. Raises OSError."""
+    with suppress(FileNotFoundError):
+        disk.unlink(f"{path}/filling.json")
     disk.sync_directory(path)
 
 

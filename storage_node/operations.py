@@ -258,6 +258,15 @@ class RewriteRecord(NamedTuple):
     name: bytes = b""
 
 
+class MarkFilled(NamedTuple):
+    """The device has all again that it acknowledged before it was made anew or damaged. -> Written (NEWER: another filling)
+
+    Asked by who has compared all that it holds with the other primaries since `filling` was read from its statistics.
+    """
+
+    filling: str
+
+
 WriteOperation: TypeAlias = (
     PutObject
     | DeleteObject
@@ -272,6 +281,7 @@ WriteOperation: TypeAlias = (
     | ForgetRow
     | ForgetCatalog
     | RewriteRecord
+    | MarkFilled
 )
 
 
@@ -495,6 +505,8 @@ class Statistics(NamedTuple):
     """Why the device takes no writes until it is released; empty while it does."""
     full: str = ""
     """Why it takes no data, or no deletions either, for want of room; empty while there is enough."""
+    filling: str = ""
+    """While it may lack what it once acknowledged: what this filling is called (see MarkFilled). Empty: it is filled."""
 
 
 class FoundStatistics(NamedTuple):

@@ -16,15 +16,19 @@ from typing import TYPE_CHECKING
 import lmdb
 
 from storage_node.identity import (
+    FILLING_BYTES,
     Fence,
     Layout,
     note_recent,
     read_fence,
+    read_filling,
     read_identity,
     recent_is_believable,
     remove_fence,
+    remove_filling,
     take_lock,
     write_fence,
+    write_filling,
 )
 from storage_node.index import POSITION, POSITION_KEY, OpenEnvironment, open_index, reserve
 from storage_node.log import Position, SegmentCache
@@ -61,6 +65,9 @@ class Parts:
             self.fence = read_fence(disk, path)
             self.opened_fenced = self.fence is not None
             """The fence stood before this opening: the log has been cut at its position."""
+            self.filling = read_filling(disk, path)
+            """What this filling is called; empty while the device lacks nothing that it acknowledged."""
+            self._random_bytes = random_bytes
             self._empty_incoming()
             self.segments = SegmentCache(disk, self.layout.log, self.identity.uuid, settings.open_segments_max)
             self.view = View(disk, self.segments, self.layout.blobs)
@@ -88,7 +95,7 @@ class Parts:
             self.disk.unlink(f"{self.layout.incoming}/{name}")
 
     def _recover(self) -> Recovered:
-        recovery = Recovery(self.disk, self.layout, self.identity.uuid, self.settings, self.view)
+        recovery = Recovery(self.disk, self.layout, self.identity.uuid, self.settings, self.view, self._begin_filling)
         return recovery.run(self._durable_position(), self.fence.position if self.fence else None)
 
     def _durable_position(self) -> Position | None:
@@ -176,6 +183,19 @@ class Parts:
         """Raises OSError."""
         remove_fence(self.disk, self.layout.root)
         self.fence = None
+
+    # ----------------------------------------------------------------------------------------------------------- filling
+
+    def _begin_filling(self) -> None:
+        """Something that was acknowledged may be lost. Another filling than one that was under way: that proved less."""
+        self.filling = self._random_bytes(FILLING_BYTES).hex()
+        with suppress(OSError):
+            write_filling(self.disk, self.layout.root, self.filling)
+
+    def end_filling(self) -> None:
+        """Everything is there again. Raises OSError; it is still being filled then."""
+        remove_filling(self.disk, self.layout.root)
+        self.filling = ""
 
     def close(self) -> None:
         """Let go of everything."""

@@ -11,6 +11,7 @@ happen in between, and what is done:
 - LMDB says that the map grew: take the new size, look again.
 - another device lies in the directory (the inodes of device.json and of the two environments are compared every
   CHECK_MS): close everything, open anew.
+- the device is being filled (identity.py): `filling` says so, which is looked up with the inodes.
 - there is no device, or it is just being made: UNREACHABLE; try again at the next read.
 
 A listing must be of one snapshot: it is only taken if the index does not stand for a later position than `recent` says,
@@ -36,7 +37,7 @@ from storage_node.audit import Audited, AuditEntries, AuditRows, audit_entries, 
 from storage_node.blob import ObjectReader
 from storage_node.disk import Disk, RealDisk
 from storage_node.errors import DeviceError
-from storage_node.identity import Layout, read_identity
+from storage_node.identity import Layout, read_filling, read_identity
 from storage_node.index import (
     POSITION_KEY,
     STATISTICS_KEY,
@@ -114,6 +115,8 @@ class LocalReader:
         self._now_ms = now_ms
         self._parts: _Parts | None = None
         self._check_at_ms = 0
+        self.filling = False
+        """The device that was read last is being filled: what it does not have may be there all the same."""
 
     def read(self, operation: ReadOperation) -> Answer:
         """Answer as the device would; UNREACHABLE when there is no readable device (made, wiped or being re-created).
@@ -149,6 +152,11 @@ class LocalReader:
         """The file that should hold an object is not there, or what is in it is wrong."""
         if self._parts is not None:
             self._parts.view.note_rot(hash_, key)
+
+    @property
+    def opened(self) -> bool:
+        """Whether there is a device to be read, as far as is known."""
+        return self._parts is not None
 
     def close(self) -> None:
         """Idempotent."""
@@ -252,6 +260,7 @@ class LocalReader:
         recent: OpenEnvironment | None = None
         try:
             identity = read_identity(self._disk, layout.root)
+            self.filling = bool(read_filling(self._disk, layout.root))
             recent = open_index(layout.recent_env, self._settings.recent_map_bytes, writable=False, durable=False)
             index = open_index(layout.index_env, self._settings.index_map_bytes, writable=False, durable=True)
         except (DeviceError, OSError, lmdb.Error):
@@ -272,8 +281,12 @@ class LocalReader:
         return tuple((item.st_dev, item.st_ino) for item in found)
 
     def _close_if_replaced(self) -> None:
-        if self._parts is not None and self._files() != self._parts.files:
+        if self._parts is None:
+            return
+        if self._files() != self._parts.files:
             self.close()
+        else:
+            self.filling = os.path.exists(f"{self._layout.root}/filling.json")
 
 
 def _is_mixed(recent: lmdb.Transaction[bytes], index: lmdb.Transaction[bytes]) -> bool:

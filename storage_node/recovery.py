@@ -19,6 +19,7 @@ that is gone or can't be opened is made again from the whole log.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -218,8 +219,18 @@ def _before(position: int, segment: int, offset: int) -> bool:
 class Recovery:
     """One recovery: `run` once."""
 
-    def __init__(self, disk: Disk, layout: Layout, uuid: bytes, settings: DeviceSettings, view: View) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        layout: Layout,
+        uuid: bytes,
+        settings: DeviceSettings,
+        view: View,
+        on_loss: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_loss` is called when damage is found that was not known, before the index knows of it."""
         self._disk = disk
+        self._on_loss = on_loss
         self._layout = layout
         self._uuid = uuid
         self._settings = settings
@@ -408,6 +419,7 @@ class Recovery:
         damage = Damage(number, start, stop)
         self._notes.append(f"segment {number}, bytes {start}..{stop}: {what}")
         if damage not in self._state.damage:
+            self._on_loss()
             self._state.damage.append(damage)
             self._damaged = True
         self._at(number, max(stop, SEGMENT_HEADER_BYTES))

@@ -309,6 +309,7 @@ class StorageServer:
                 self._random_bytes(NONCE_BYTES),
                 ring_epoch=self._ring_epoch(),
                 busy="this server has as many connections as it takes" if busy else "",
+                filling=self._is_filling,
             )
             with trio.fail_after(HANDSHAKE_TIMEOUT_S):
                 opened = await welcome(transport, handshake)
@@ -324,7 +325,7 @@ class StorageServer:
                 transport.close()
         if opened is not None:
             self._on_peer_epoch(opened.agreed.peer_ring_epoch)
-            if opened.agreed.device_name not in self._devices:  # removed in this moment
+            if self._uuid_of(opened.agreed.device_name) != opened.agreed.device_uuid:  # removed in this moment
                 opened.transport.close()
             elif opened.agreed.purpose == Purpose.CONTROL:
                 self._start_control(opened, engine)
@@ -334,6 +335,10 @@ class StorageServer:
     def _uuid_of(self, name: str) -> bytes | None:
         device = self._devices.get(name)
         return None if device is None else device.uuid
+
+    def _is_filling(self, name: str) -> bool:
+        device = self._devices.get(name)
+        return device is not None and bool(device.filling)
 
     def _start_control(self, opened: Opened, engine: trio.Nursery) -> None:
         name = opened.agreed.device_name

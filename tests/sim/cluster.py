@@ -250,6 +250,7 @@ class SimCluster:
                 machine.device_name,
                 disk=SimDisk(machine.disk, maker),
                 random_bytes=maker.random_bytes,
+                filling=True,
             )
             maker.alive = False
         for machine in self.machines:

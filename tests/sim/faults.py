@@ -252,6 +252,7 @@ class Faults:
             machine.device_name,
             disk=SimDisk(machine.disk, maker),
             random_bytes=maker.random_bytes,
+            filling=True,
         )
         maker.alive = False
         self._world.nursery.start_soon(self._power_on, machine, grid(self._random.uniform(1, 30)))

@@ -199,6 +199,8 @@ def disagreement(cluster: SimCluster) -> str:
     for machine in cluster.machines:
         if machine.device is None:
             return f"{machine} has no device"
+        if machine.device.filling:
+            return f"{machine.device_name} is not filled yet"
         found = []
         for space in (0, 1, 2):
             answer = machine.device.read(GetDigests(space, 0, 0, cluster.ring.part_power))

@@ -36,6 +36,8 @@ class DeviceStatus:
     """Why it takes no writes until it is released; empty while it does."""
     full: str
     """Why it takes no data for want of room; empty while there is enough."""
+    filling: bool
+    """It was made anew, or lost something: what it has not got does not count until the replicator has filled it."""
     total_bytes: int
     free_bytes: int
     used_bytes: int
@@ -48,7 +50,7 @@ class DeviceStatus:
 
     @property
     def well(self) -> bool:
-        """It is up and takes writes."""
+        """It is up and takes writes. (One that is being filled does, and is on its way.)"""
         return self.up and not self.fenced and not self.full
 
     @property
@@ -58,7 +60,9 @@ class DeviceStatus:
             return "down", "red"
         if self.fenced:
             return "fenced", "red"
-        return ("full", "yellow") if self.full else ("up", "green")
+        if self.full:
+            return "full", "yellow"
+        return ("filling", "yellow") if self.filling else ("up", "green")
 
     @property
     def remarks(self) -> list[str]:
@@ -70,6 +74,8 @@ class DeviceStatus:
             )
         elif self.full:
             said.append(f"{self.name} is full: {self.full}")
+        if self.filling:
+            said.append(f"{self.name} is being filled: other replicas answer for it (`ringstead daemon replicator`)")
         if self.corrupt:
             said.append(f"{self.name} found {self.corrupt} damaged reads since it started")
         return said
@@ -98,12 +104,13 @@ async def _ask(replica: Replica) -> DeviceStatus:
     place = (device.id, device.region, device.zone, device.node, device.port, device.name)
     figures = answer.statistics if isinstance(answer, FoundStatistics) else None
     if figures is None:
-        return DeviceStatus(*place, False, "", "", 0, 0, 0, 0, 0, 0, 0)
+        return DeviceStatus(*place, False, "", "", False, 0, 0, 0, 0, 0, 0, 0)
     return DeviceStatus(
         *place,
         True,
         figures.fenced,
         figures.full,
+        bool(figures.filling),
         figures.total_bytes,
         figures.free_bytes,
         figures.log_bytes + figures.blob_bytes,

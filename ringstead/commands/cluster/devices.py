@@ -132,8 +132,10 @@ def _print(name: str, described: dict[str, Any], as_json: bool) -> None:
     click.echo(f"{name} {state}")
     if described["full"]:
         click.echo(f"{name} is full: {described['full']}")
+    if described["filling"]:
+        click.echo(f"{name} is being filled: other replicas answer for it")
     for note in described["notes"]:
         click.echo(f"when it was opened: {note}")
     for field, value in described.items():
-        if field not in ("name", "fenced", "full", "notes"):
+        if field not in ("name", "fenced", "full", "filling", "notes"):
             click.echo(f"  {field} {value:,}" if isinstance(value, (int, float)) else f"  {field} {value}")

@@ -137,6 +137,7 @@ def families_of(devices: Sequence[tuple[Peer, Statistics | None]]) -> list[Famil
     up = Family("ringstead_device_up", "1 if its process answers for it, fenced or not.", GAUGE)
     fenced = Family("ringstead_device_fenced", "1 while it takes no writes, until it is released.", GAUGE)
     full = Family("ringstead_device_full", "1 while it takes no data for want of room.", GAUGE)
+    filling = Family("ringstead_device_filling", "1 while it may lack what it once acknowledged.", GAUGE)
     others = [Family(f"ringstead_device_{field}", text, kind) for field, kind, text in _DEVICE]
     for peer, statistics in devices:
         device = peer.device
@@ -146,6 +147,7 @@ def families_of(devices: Sequence[tuple[Peer, Statistics | None]]) -> list[Famil
             continue
         fenced.add(bool(statistics.fenced), **labels)
         full.add(bool(statistics.full), **labels)
+        filling.add(bool(statistics.filling), **labels)
         for family, (field, _, _) in zip(others, _DEVICE, strict=True):
             family.add(getattr(statistics, field), **labels)
-    return [up, fenced, full, *others]
+    return [up, fenced, full, filling, *others]

@@ -279,7 +279,8 @@ def open_device(config: StorageConfig, name: str) -> Device:
         if not path.exists() or not any(entry.name != "lost+found" for entry in path.iterdir()):
             if not config.create_devices:
                 raise RingsteadError(f"{path} is empty (not mounted?), and create_devices is off")
-            Device.create(path, name)
+            # Whether one of this name held data before, nobody here knows: it is filled once the replicator says so.
+            Device.create(path, name, filling=True)
         return Device.open(path, settings=settings)
     except (DeviceError, OSError, ValueError) as error:
         raise RingsteadError(f"device {path}: {error}") from error
