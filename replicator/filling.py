@@ -4,10 +4,10 @@ Problem: an empty device that was put in the place of another says that it has n
 Until it has all of that again its answers must not make a majority (proxy/majority.py). Who says when it has?
 
 Idea: the node's own replicator, for it compares everything with everybody anyway. A cell (a partition, of a kind of thing)
-is *proven* for such a device once a round has found it alike on all its primaries, every one of them answering, or has
-settled all that differed in it. Proofs need not come in one round: the device forgets nothing that it has taken since it
-was made. When none is missing the device is told (MarkFilled), and writes that down. What is written meanwhile does no
-harm: a write that misses this device is on a majority of the others, as any.
+is *proven* for such a device once a round has found it alike on all its primaries, every one of them answering. Proofs need
+not come in one round: the device forgets nothing that it has taken since it was made. When none is missing the device is
+told (MarkFilled), and writes that down. What is written meanwhile does no harm: a write that misses this device is on a
+majority of the others, as any.
 
 A device that the newest ring does not have was given up by the operator and is not waited for.
 
@@ -15,7 +15,9 @@ A new cluster begins so: all its devices are being filled, all are empty, all ag
 answers.
 
 Rejected: counting bytes or names (of what?); the device itself asking its peers (it knows no ring); believing one round in
-which nothing was left to do but not everybody had answered (who was silent may have been the only one that knew).
+which nothing was left to do but not everybody had answered (who was silent may have been the only one that knew); believing
+that what a round has settled is settled (what lies on this machine is listed by a reader, which for a second may still have
+the files of the device before: the next round's digests are the devices' own).
 
 Invariants: what is proven is forgotten when the device says that it is another filling, or another device, and MarkFilled
 names the filling that was read before the first comparison; a proof is never taken from silence.
@@ -90,7 +92,7 @@ class Filling:
         for cell in found.elsewhere:
             doubtful[cell.space][cell.number] = True
         for result in found.results:
-            if result.held or result.outcome.left or result.outcome.young:
+            if not result.alike:
                 doubtful[result.cell.space][result.cell.number] = True
         for number, device in list(self._devices.items()):
             its = membership.touching((number,))

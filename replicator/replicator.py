@@ -298,7 +298,7 @@ class Replicator:
     def _take_note(self, found: Round) -> None:
         now_s = trio.current_time()
         still_open: dict[Cell, _Open] = {}
-        for cell, outcome, _, held in found.results:
+        for cell, outcome, _, held, _ in found.results:
             if (outcome.left or outcome.young) and not held:
                 open_ = still_open[cell] = self._open.get(cell) or _Open()
                 open_.rounds += 1

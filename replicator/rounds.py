@@ -76,6 +76,8 @@ class Compared(NamedTuple):
     """Every primary of it has answered."""
     held: bool = False
     """It was left as it is, since what moves to another ring is held."""
+    alike: bool = False
+    """Looked at more closely the devices agreed in all of it, by digests that they gave themselves: nothing was settled."""
 
 
 class Round(NamedTuple):
@@ -121,6 +123,7 @@ class Rounds:
         """Devices that did."""
         self._broken_off: set[Cell] = set()
         """Cells in which one of those was asked again and did not answer."""
+        self._alike: set[Cell] = set()
         self.filled: frozenset[Cell] = frozenset()
         """Cells about which the rings in force disagree and in which a device held something when that round began."""
 
@@ -167,6 +170,7 @@ class Rounds:
         self.silent = frozenset(set(self._peers.by_id) - answering)
         self._answering = frozenset(answering)
         self._broken_off.clear()
+        self._alike.clear()
 
         compared()
 
@@ -180,7 +184,7 @@ class Rounds:
                     continue
                 outcome = await self._settle_cell(space, difference, leaf_bits[space], manner_of(cell))
                 complete = answering.issuperset(difference.concerned.primaries)
-                results.append(Compared(cell, outcome, complete))
+                results.append(Compared(cell, outcome, complete, alike=cell in self._alike))
                 self.pending -= 1
                 if not outcome.left and self.open is not None:
                     self.open.discard(cell)
@@ -217,14 +221,19 @@ class Rounds:
 
     async def _settle_cell(self, space: int, difference: Difference, leaf_bits: int, manner: Manner) -> Outcome:
         outcome = Outcome()
+        cell = Cell(space, difference.range.prefix)
+        self._alike.add(cell)
         async for within, concerned in self._narrow(space, difference.range, difference.concerned, leaf_bits):
+            self._alike.discard(cell)
             if space == Space.OBJECT:
                 expected = self._answering.intersection(concerned.everyone)
                 outcome += await self._objects.settle(within, concerned, manner, expected)
             else:
                 outcome += await self._settle_catalogs(space, within, concerned, manner)
-        broken_off = Cell(space, difference.range.prefix) in self._broken_off
-        return outcome + Outcome(left=1) if broken_off else outcome
+        if cell in self._broken_off:
+            self._alike.discard(cell)
+            return outcome + Outcome(left=1)
+        return outcome
 
     async def _narrow(
         self, space: int, within: HashRange, concerned: Concerned, leaf_bits: int

@@ -224,7 +224,10 @@ class LocalReader:
             found = Statistics(*msgpack.unpackb(packed))
         except (ValueError, TypeError, msgpack.UnpackException):
             return Status.CORRUPT
-        total, free = self._disk.free_bytes(self._layout.root)
+        try:
+            total, free = self._disk.free_bytes(self._layout.root)
+        except OSError:
+            return Status.UNREACHABLE
         return FoundStatistics(Status.FOUND, found._replace(total_bytes=total, free_bytes=free))
 
     # ------------------------------------------------------------------------------------------------ opening, again

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import combinations, product
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.majority import Tally, votes_of
+from proxy.majority import Tally, informed, votes_of
 
 members_lists = st.lists(st.lists(st.integers(0, 7), min_size=1, max_size=5, unique=True), min_size=1, max_size=4)
 
@@ -55,3 +58,27 @@ def test_all_primaries_vote_and_the_oldest_hands_come_first(members: list[list[i
 def test_a_device_that_stayed_is_asked_before_one_that_left_before_one_that_came() -> None:
     """The data is surely where the old ring wants it."""
     assert list(votes_of([[1, 2, 9], [1, 2, 3]])) == [1, 2, 3, 9]
+
+
+@pytest.mark.parametrize("members", [1, 2, 3, 4])
+def test_an_informed_read_covers_every_acknowledged_write(members: int) -> None:
+    """Fewer than a majority were emptied since: whoever reads enough meets a device that has the write. All cases."""
+    everyone = range(members)
+    subsets = [set(some) for count in range(members + 1) for some in combinations(everyone, count)]
+    need = members // 2 + 1
+    for emptied, answered in product(subsets, subsets):
+        if len(emptied) >= need:
+            continue
+        enough = informed(members, len(answered), len(answered - emptied))
+        missed = [written for written in subsets if len(written) >= need and not answered & (written - emptied)]
+        if enough:
+            assert not missed
+        else:  # no stricter than it has to be
+            assert missed or len(answered) < need
+
+
+@pytest.mark.parametrize("members", [1, 2, 3, 4, 5])
+def test_without_emptied_devices_a_majority_is_enough(members: int) -> None:
+    """As long as all are filled nothing is asked beyond a majority."""
+    for answered in range(members + 1):
+        assert informed(members, answered, answered) == (answered >= members // 2 + 1)

@@ -70,7 +70,7 @@ def ring_of(count: int, seed: int = 5, part_power: int = 4, epoch: int = 1, zone
 class Served:
     """A device and its server."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, *, filling: bool = False) -> None:
         self.name = name
         self.path = folder / name
         self.socket = folder / f"{name}.sock"
@@ -78,7 +78,7 @@ class Served:
         self._stop = trio.Event()
         self._stopped = trio.Event()
         if not self.path.exists():
-            Device.create(self.path, name)
+            Device.create(self.path, name, filling=filling)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until stopped."""
@@ -107,11 +107,13 @@ class Served:
 class Fleet:
     """Several devices, a ring over them, and a replicator."""
 
-    def __init__(self, folder: Path, ring: Ring, nursery: trio.Nursery, local: Iterable[int] | None) -> None:
+    def __init__(
+        self, folder: Path, ring: Ring, nursery: trio.Nursery, local: Iterable[int] | None, *, filling: bool = False
+    ) -> None:
         self._nursery = nursery
         self._folder = folder
         self.ring = ring
-        self.served = {device.id: Served(device.name, folder) for device in ring.devices if device}
+        self.served = {device.id: Served(device.name, folder, filling=filling) for device in ring.devices if device}
         self._local = set(self.served if local is None else local)
         self.peers = Peers(
             ring,
@@ -256,15 +258,16 @@ class Fleet:
 
 @asynccontextmanager
 async def fleet_of(
-    count: int = 6, *, ring: Ring | None = None, local: Iterable[int] | None = None
+    count: int = 6, *, ring: Ring | None = None, local: Iterable[int] | None = None, filling: bool = False
 ) -> AsyncIterator[Fleet]:
     """A running fleet, with a replicator that is connected and does nothing by itself.
 
-    `local`: the devices that count as being on the replicator's machine; all, if not given.
+    `local`: the devices that count as being on the replicator's machine; all, if not given. `filling`: they are new, and not
+    known to be filled.
     """
     with memory_folder() as folder:
         async with trio.open_nursery() as nursery:
-            fleet = Fleet(folder, ring or ring_of(count), nursery, local)
+            fleet = Fleet(folder, ring or ring_of(count), nursery, local, filling=filling)
             await fleet.start(*fleet.served)
             await nursery.start(fleet.peers.run)
             fleet.running = True
