@@ -7,10 +7,8 @@ empty one; the other goes away, and the third is back. The two that answer are a
 from __future__ import annotations
 
 import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 import trio
@@ -30,23 +28,14 @@ from storage_node.device import Device
 from storage_node.operations import GetStatistics, MarkFilled, Status
 from tests.support.small_cluster import Node, SmallCluster, small_cluster
 
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """In memory where there is such a place: what a sync costs does not matter here."""
-    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    with tempfile.TemporaryDirectory(prefix="filling-", dir=memory) as made:
-        yield Path(made)
-
-
 ACCOUNT, CONTAINER, NAME = "a", b"c", b"n"
 LOOK_S = 10.0
 
 
 @asynccontextmanager
-async def emptied(folder: Path, *, local: bool) -> AsyncIterator[tuple[SmallCluster, Node, Node]]:
+async def emptied(*, local: bool) -> AsyncIterator[tuple[SmallCluster, Node, Node]]:
     """The story; with the device that is being filled, and the one that is away."""
-    async with small_cluster(folder, devices=3, local=local) as cluster:
+    async with small_cluster(3, local=local) as cluster:
         whole, replaced, missed = cluster.nodes.values()
         await cluster.store.create_container(ACCOUNT, CONTAINER, {})
         await missed.stop()
@@ -94,9 +83,9 @@ async def names(cluster: SmallCluster) -> tuple[list[bytes], bool]:
 
 
 @pytest.mark.parametrize("local", [True, False], ids=["local", "wire"])
-async def test_what_it_lacks_is_not_said_to_be_missing(folder: Path, local: bool) -> None:
+async def test_what_it_lacks_is_not_said_to_be_missing(local: bool) -> None:
     """Neither by a GET nor by a listing, nor to a conditional write; and what was stored is there when all are back."""
-    async with emptied(folder, local=local) as (cluster, replaced, whole):
+    async with emptied(local=local) as (cluster, replaced, whole):
         with pytest.raises(Unavailable):
             await cluster.store.head_object(ACCOUNT, CONTAINER, NAME)
         listed, degraded = await names(cluster)
@@ -117,9 +106,9 @@ async def test_what_it_lacks_is_not_said_to_be_missing(folder: Path, local: bool
 
 
 @pytest.mark.parametrize("local", [True, False], ids=["local", "wire"])
-async def test_it_takes_writes_and_counts_once_it_is_filled(folder: Path, local: bool) -> None:
+async def test_it_takes_writes_and_counts_once_it_is_filled(local: bool) -> None:
     """A write that it takes is on a majority; told that it is filled, it makes a majority of readers too."""
-    async with emptied(folder, local=local) as (cluster, replaced, _):
+    async with emptied(local=local) as (cluster, replaced, _):
         await put(cluster)
         replica = cluster.cluster.replicas[replaced.ring_device.id]
         found = (await replica.client.call(GetStatistics())).statistics
@@ -137,11 +126,9 @@ async def test_it_takes_writes_and_counts_once_it_is_filled(folder: Path, local:
             await put(cluster, Conditions(if_none_match=("*",)))
 
 
-async def test_a_new_cluster_is_certain_from_the_first_second(folder: Path) -> None:
+async def test_a_new_cluster_is_certain_from_the_first_second() -> None:
     """All its devices are being filled; with all of them answering there is nobody who could know more."""
-    for number in range(3):
-        Device.create(folder / f"d{number}", f"d{number}", filling=True)
-    async with small_cluster(folder, devices=3, local=False) as cluster:
+    async with small_cluster(3, local=False, filling=True) as cluster:
         assert await cluster.store.create_container(ACCOUNT, CONTAINER, {})
         with pytest.raises(NoSuchObject):
             await cluster.store.head_object(ACCOUNT, CONTAINER, NAME)

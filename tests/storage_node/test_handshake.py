@@ -49,16 +49,16 @@ def shake(left: ClientHandshake, right: ServerHandshake) -> None:
         to_server = left.receive(to_client) if to_client else b""
 
 
-@given(st.integers(0, 1 << 60), st.integers(0, 1 << 60), st.sampled_from(Purpose))
-def test_two_ends_with_the_key_agree(epoch: int, other_epoch: int, purpose: Purpose) -> None:
-    """Both learn version, device, its uuid, the purpose and each other's ring epoch."""
+@given(st.integers(0, 1 << 60), st.integers(0, 1 << 60), st.sampled_from(Purpose), st.booleans())
+def test_two_ends_with_the_key_agree(epoch: int, other_epoch: int, purpose: Purpose, filling: bool) -> None:
+    """Both learn version, device, its uuid, the purpose, each other's ring epoch, and whether the device is being filled."""
     left = ClientHandshake(KEY, "sda", purpose, CLIENT_NONCE, ring_epoch=epoch, device_uuid=UUID)
-    right = server(ring_epoch=other_epoch)
+    right = server(ring_epoch=other_epoch, filling=lambda _: filling)
     shake(left, right)
     assert left.agreed is not None
     assert right.agreed is not None
     assert left.agreed == right.agreed._replace(peer_ring_epoch=other_epoch)
-    assert right.agreed == (1, "sda", UUID, purpose, epoch)
+    assert right.agreed == (1, "sda", UUID, purpose, epoch, filling)
 
 
 def test_any_cutting_of_the_stream_will_do() -> None:

@@ -29,7 +29,7 @@ CLUSTER_KEY = b"k" * 32
 class Node:
     """One device and its server."""
 
-    def __init__(self, ring_device: RingDevice, folder: Path, nursery: trio.Nursery) -> None:
+    def __init__(self, ring_device: RingDevice, folder: Path, nursery: trio.Nursery, *, filling: bool = False) -> None:
         self.ring_device = ring_device
         self.path = folder / ring_device.name
         self.address = f"unix:{folder / ring_device.name}.sock"
@@ -37,7 +37,7 @@ class Node:
         self._scope: trio.CancelScope | None = None
         self._stopped = trio.Event()
         if not self.path.exists():
-            Device.create(self.path, ring_device.name)
+            Device.create(self.path, ring_device.name, filling=filling)
 
     async def start(self) -> None:
         """Open the device and serve it."""
@@ -99,16 +99,17 @@ def ring_devices(count: int) -> list[RingDevice]:
 
 @asynccontextmanager
 async def small_cluster(
-    devices: int = 6, *, in_ring: int | None = None, local: bool = True
+    devices: int = 6, *, in_ring: int | None = None, local: bool = True, filling: bool = False
 ) -> AsyncIterator[SmallCluster]:
     """A running cluster in a folder in memory, with the first `in_ring` devices (all, unless told otherwise) in its ring.
 
-    `local` False hides the directories from the store, so that all goes over the wire.
+    `local` False hides the directories from the store, so that all goes over the wire. `filling`: the devices are new, and
+    not known to be filled.
     """
     ring = build_ring(ring_devices(in_ring or devices), part_power=6, replicas=min(3, devices), seed=5)
     with memory_folder() as folder:
         async with trio.open_nursery() as nursery:
-            nodes = [Node(ring_device, folder, nursery) for ring_device in ring_devices(devices)]
+            nodes = [Node(ring_device, folder, nursery, filling=filling) for ring_device in ring_devices(devices)]
             for node in nodes:
                 await node.start()
             paths = {node.ring_device.id: node.path for node in nodes} if local else {}

@@ -30,10 +30,13 @@ def values(families: list[Family], name: str) -> dict[str, float]:
 
 def test_a_device_that_does_not_answer_is_down_and_nothing_else() -> None:
     """What it held when it last answered is no figure of now."""
-    families = families_of([(peer(1), FIGURES), (peer(2), None), (peer(3), FIGURES._replace(fenced="x", full="y"))])
+    families = families_of(
+        [(peer(1), FIGURES), (peer(2), None), (peer(3), FIGURES._replace(fenced="x", full="y", filling="z"))]
+    )
     assert values(families, "ringstead_device_up") == {"d1": 1, "d2": 0, "d3": 1}
     assert values(families, "ringstead_device_fenced") == {"d1": 0, "d3": 1}
     assert values(families, "ringstead_device_full") == {"d1": 0, "d3": 1}
+    assert values(families, "ringstead_device_filling") == {"d1": 0, "d3": 1}
     assert values(families, "ringstead_device_free_bytes") == {"d1": 40, "d3": 40}
     assert {family.name: family.kind for family in families}["ringstead_device_writes"] == COUNTER
 
