@@ -33,6 +33,7 @@ from proxy.model import (
     Overwritten,
     Segment,
     SegmentMissing,
+    StoreError,
     Unavailable,
 )
 from proxy.names import ObjectName
@@ -92,6 +93,16 @@ class OpenObject:
         """Let go of it. Streams are closed by whoever reads them."""
 
 
+def ended(info: ObjectInfo) -> StoreError:
+    """What is said of an object whose time is over.
+
+    Where only a minority of its devices has answered another may have been put in its place: then nothing is known.
+    """
+    if info.consistency.degraded:
+        return Unavailable("too few devices that should have this object answer; retry")
+    return NoSuchObject("the object has expired")
+
+
 class ObjectReads(AccountStore):
     """Accounts, containers and objects of one cluster, to be read. `now_us` is the wall clock, in microseconds."""
 
@@ -140,7 +151,7 @@ class ObjectReads(AccountStore):
         if DELETE_AT in info.metadata:
             due_s = delete_at_of(info.metadata)
             if due_s is not None and due_s * 1_000_000 <= self._now_us():
-                raise NoSuchObject("the object has expired")
+                raise ended(info)
 
     async def describe(self, account: str, container: bytes, version: Version, raw_manifest: bool) -> ObjectInfo:
         entry = version.entry

@@ -18,9 +18,9 @@ from functools import partial
 from proxy.conditions import check_read as check_conditions
 from proxy.dynamic import DLO, parse_dlo
 from proxy.http.message import HeaderList, Response, ResponseStream
-from proxy.model import NoSuchObject, NotModified, ObjectInfo, ObjectStream
+from proxy.model import NotModified, ObjectInfo, ObjectStream
 from proxy.names import ObjectName
-from proxy.object_reads import OpenObject
+from proxy.object_reads import OpenObject, ended
 from proxy.streams import looked_up_again
 from proxy.swift.call import Call, Service, check_read
 from proxy.swift.errors import SwiftError
@@ -116,7 +116,7 @@ async def describe(service: Service, call: Call, name: ObjectName, *, raw: bool 
 async def _check(service: Service, call: Call, account: str, info: ObjectInfo) -> None:
     """Whether the object is still there, and the caller may read what it is made of."""
     if expired(info.metadata, service.clock()):
-        raise NoSuchObject("the object has expired")
+        raise ended(info)
     if info.manifest is None or info.manifest.owned:
         return
     places = {(segment.account, segment.container) for segment in info.manifest.segments}

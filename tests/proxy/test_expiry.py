@@ -26,7 +26,7 @@ from proxy.model import (
 )
 from proxy.names import ObjectName, container_key
 from proxy.store import ObjectStore
-from storage_node.operations import DeleteObject, Row
+from storage_node.operations import DeleteObject, GetObject, Row
 from storage_node.timestamp import wall_clock_us
 from tests.proxy.test_store import Body
 from tests.support.small_cluster import SmallCluster, small_cluster
@@ -254,6 +254,33 @@ async def test_a_minority_of_devices_may_be_away(cluster: SmallCluster) -> None:
     with pytest.raises(NoSuchObject):
         await store.head_object(ACCOUNT, b"c", b"x", newest=True)
     assert await names(store) == [b"y"]
+
+
+async def test_an_old_version_that_has_ended_says_nothing_of_a_newer_one() -> None:
+    """Only a device that has missed an overwrite is at hand: that its version is over does not mean that none is there."""
+    async with small_cluster(local=False) as cluster:
+        store = ObjectStore(cluster.cluster, time := Time())
+        await store.create_container(ACCOUNT, b"c", {})
+        key = ObjectName(ACCOUNT, b"c", b"x").key
+        behind, *others = cluster.primaries(key)
+        await put(store, b"x", ending(DUE_S))
+        held = cluster.cluster.replicas[behind.ring_device.id].client
+        with trio.fail_after(30):  # the third replica may be some moments behind the answer
+            while (await held.call(GetObject(cluster.cluster.place(key).hash, key, False))).entry is None:
+                await trio.sleep(0.01)
+        await behind.stop()
+        await cluster.until_connected(connected=False, nodes=[behind])
+        await put(store, b"x", PutObjectRequest(), b"newer")
+        for node in cluster.nodes.values():
+            if node is not behind:
+                await node.stop()
+        await behind.start()
+        await cluster.until_connected(connected=True, nodes=[behind])
+        await cluster.until_connected(connected=False, nodes=others)
+        assert (await store.head_object(ACCOUNT, b"c", b"x")).consistency.degraded
+        time.at(DUE_S + 100)
+        with pytest.raises(Unavailable):
+            await store.head_object(ACCOUNT, b"c", b"x")
 
 
 @pytest.mark.parametrize("cluster", [6], indirect=True)
