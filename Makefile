@@ -42,7 +42,7 @@ test: $(STAMP)
 
 # The whole tree for every client, 5 GiB for the large object, every crash point: more than an hour on two cores.
 long: $(STAMP)
-	RINGSTEAD_TREE_FILES=5000 RINGSTEAD_LARGE_OBJECT_MIB=5120 RINGSTEAD_FAULTS_S=20 RINGSTEAD_CRASH_POINTS=all \
+	RINGSTEAD_TREE_FILES=5000 RINGSTEAD_LARGE_OBJECT_MIB=5120 RINGSTEAD_FAULT_TESTS=all RINGSTEAD_CRASH_POINTS=all \
 		$(BIN)/python -m pytest tests/clients tests/faults tests/storage_node/test_crash_points.py $(ARGS)
 
 # Each seed is a few virtual minutes and a second or two; PROCESSES=2 uses two processors.

@@ -23,7 +23,7 @@ from tests.support.cluster import TestCluster
 from tests.support.http_client import HttpClient
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
-FACTOR = 10 if "RINGSTEAD_FAULTS_S" in os.environ else 1
+FACTOR = 10 if os.environ.get("RINGSTEAD_FAULT_TESTS") == "all" else 1
 WRITES = 20
 PROBES = 30 * FACTOR
 """Requests of each kind that a client has answered while a device is frozen: each device is the first of some names."""

@@ -11,7 +11,6 @@ Bodies hold name and version, so that a wrong byte is seen and can be named.
 from __future__ import annotations
 
 import random
-import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Sequence
@@ -203,12 +202,8 @@ class Worker:
 
 def token_of(cluster: TestCluster) -> tuple[str, str]:
     """A token and the path of the account."""
-    values = cluster.credentials
-    request = urllib.request.Request(
-        values["ST_AUTH"], headers={"X-Auth-User": values["ST_USER"], "X-Auth-Key": values["ST_KEY"]}
-    )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return answer.headers["X-Auth-Token"], "/" + answer.headers["X-Storage-Url"].split("/", 3)[3]
+    url, token = cluster.log_in()
+    return token, "/" + url.split("/", 3)[3]
 
 
 async def make_workers(cluster: TestCluster) -> list[Worker]:

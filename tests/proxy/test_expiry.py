@@ -29,6 +29,7 @@ from proxy.store import ObjectStore
 from storage_node.operations import DeleteObject, GetObject, Row
 from storage_node.timestamp import wall_clock_us
 from tests.proxy.test_store import Body
+from tests.support.mortal import Killed, dying_at
 from tests.support.small_cluster import SmallCluster, small_cluster
 
 ACCOUNT = "AUTH_test"
@@ -371,18 +372,7 @@ async def test_a_death_on_the_way_leaves_nothing_behind(cluster: SmallCluster, d
     manifest = await make_multipart(store, b"big", 5, {"delete-at": str(DUE_S)})
     (row,) = await queued(store)
     time.at(DUE_S)
-    count = 0
-
-    class Killed(Exception):
-        """The process is gone."""
-
-    async def take_and_die() -> None:
-        nonlocal count
-        count += 1
-        if count == deaths:
-            raise Killed
-        await trio.lowlevel.checkpoint()
-
+    take_and_die = dying_at(deaths)
     expiry = Expiry(store, time)
     if deaths <= len(manifest.segments):
         with pytest.raises(Killed):

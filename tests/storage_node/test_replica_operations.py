@@ -257,40 +257,6 @@ class ReplicaModel(Model):
         present = found is not None and (not operation.name or operation.name in found.rows)
         return Written(Status.APPLIED if present else Status.MISSING)
 
-    def _forget_object(self, operation: ForgetObject) -> Written:
-        there = self.objects.get(operation.hash)
-        if there is None:
-            return Written(Status.MISSING)
-        version = (there.timestamp, there.meta_timestamp)
-        if version != (operation.timestamp, operation.meta_timestamp):
-            return Written(Status.NEWER, there.timestamp)
-        del self.objects[operation.hash]
-        return Written(Status.APPLIED)
-
-    def _forget_row(self, operation: ForgetRow) -> Written:
-        found = self.catalogs.get((operation.space, operation.hash))
-        there = found.rows.get(operation.name) if found is not None else None
-        if found is None or there is None:
-            return Written(Status.MISSING)
-        version = (there.timestamp, there.sub_timestamp)
-        if version != (operation.timestamp, operation.sub_timestamp):
-            return Written(Status.NEWER, there.timestamp)
-        del found.rows[operation.name]
-        return Written(Status.APPLIED)
-
-    def _forget_catalog(self, operation: ForgetCatalog) -> Written:
-        place = (operation.space, operation.hash)
-        found = self.catalogs.get(place)
-        if found is None:
-            return Written(Status.MISSING)
-        times = (operation.created_timestamp, operation.deleted_timestamp, operation.touched_timestamp)
-        if (found.created, found.deleted, found.touched) != times or found.meta != operation.meta:
-            return Written(Status.NEWER, max(found.created, found.deleted, found.touched))
-        if found.rows:
-            return Written(Status.NOT_EMPTY, found.created)
-        del self.catalogs[place]
-        return Written(Status.APPLIED)
-
 
 class ReplicaPair(Pair):
     """A device and the model with the replicas' operations."""

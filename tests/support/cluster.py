@@ -12,6 +12,7 @@ import select
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,6 +63,13 @@ class TestCluster:
     def credentials(self) -> dict[str, str]:
         """What credentials.env exports."""
         return parse_exports((self.data / "credentials.env").read_text())
+
+    def log_in(self) -> tuple[str, str]:
+        """As the first user: (storage URL, token)."""
+        values = self.credentials
+        headers = {"X-Auth-User": values["ST_USER"], "X-Auth-Key": values["ST_KEY"]}
+        with urllib.request.urlopen(urllib.request.Request(values["ST_AUTH"], headers=headers), timeout=60) as answer:
+            return answer.headers["X-Storage-Url"], answer.headers["X-Auth-Token"]
 
     def start(self) -> TestCluster:
         """Run `ringstead up` until it says that it is up. Raises ClusterFailed with what it said instead."""

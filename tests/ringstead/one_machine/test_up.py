@@ -27,17 +27,9 @@ def get(url: str) -> tuple[int, bytes]:
         return response.status, response.read()
 
 
-def swift_token(cluster: TestCluster) -> tuple[str, str]:
-    """Log in as the first user: (storage URL, token)."""
-    values = cluster.credentials
-    headers = {"X-Auth-User": values["ST_USER"], "X-Auth-Key": values["ST_KEY"]}
-    with urllib.request.urlopen(urllib.request.Request(values["ST_AUTH"], headers=headers), timeout=10) as response:
-        return response.headers["X-Storage-Url"], response.headers["X-Auth-Token"]
-
-
 def swift(cluster: TestCluster, method: str, path: str, data: bytes | None = None) -> bytes:
     """One request as the first user."""
-    url, token = swift_token(cluster)
+    url, token = cluster.log_in()
     request = urllib.request.Request(f"{url}/{path}", data=data, method=method, headers={"X-Auth-Token": token})
     with urllib.request.urlopen(request, timeout=30) as response:
         body: bytes = response.read()
@@ -57,7 +49,7 @@ def test_the_default_cluster_is_up(cluster: TestCluster) -> None:
     kinds = [process.kind for process in cluster.processes()]
     assert {kind: kinds.count(kind) for kind in kinds} == {"storage": 6, "daemons": 1, "proxy": 2}
     assert get(f"{cluster.endpoint}/healthcheck") == (200, b"OK")
-    url, token = swift_token(cluster)
+    url, token = cluster.log_in()
     assert url == f"{cluster.endpoint}/v1/AUTH_admin"
     assert token.startswith("AUTH_tk")
 
@@ -83,7 +75,7 @@ def test_credentials_are_for_their_owner_and_for_shells(cluster: TestCluster) ->
 
 def test_no_secret_is_in_logs_or_command_lines(cluster: TestCluster) -> None:
     """Neither the keys nor the cluster key are in any log, nor in what `ps` shows."""
-    swift_token(cluster)
+    cluster.log_in()
     values = cluster.credentials
     hidden = [values["AWS_SECRET_ACCESS_KEY"], values["ST_KEY"], (cluster.data / "cluster.key").read_text().strip()]
     texts = [path.read_text() for path in (cluster.data / "logs").iterdir()]

@@ -22,6 +22,7 @@ from ringstead.services.daemons.store_daemons import StoreGraves, StoreQueue
 from storage_node.timestamp import wall_clock_us
 from tests.proxy.test_expiry import ACCOUNT, Time, make_multipart, names, put, queued, take
 from tests.proxy.test_store import Body
+from tests.support.mortal import Killed, dying_at
 from tests.support.small_cluster import SmallCluster, small_cluster
 
 FAST = ExpirerSettings(objects_per_s_max=1e6)
@@ -213,18 +214,7 @@ async def test_a_reaper_that_dies_is_followed_by_another(cluster: SmallCluster, 
     store, time = cluster.store, Time()
     await fill(store, "AUTH_gone")
     await store.delete_account("AUTH_gone")
-    count = 0
-
-    class Killed(BaseException):
-        """The process is gone."""
-
-    async def take_and_die() -> None:
-        nonlocal count
-        count += 1
-        if count == deaths:
-            raise Killed
-        await trio.lowlevel.checkpoint()
-
+    take_and_die = dying_at(deaths)
     reaping = Reaping(store, time)
     (grave,) = await reaping.graves()
     with suppress(BaseExceptionGroup, Killed):
