@@ -143,7 +143,7 @@ class Executor:
             return None
         now_s = self._tools.now_s()
         after = advance(tasks.with_data(task, outcome.data), outcome.event, outcome.reason, now_s)
-        if outcome.event is not Event.OK:
+        if outcome.event not in (Event.OK, Event.ARRIVED):
             log.info(
                 "stage did not work out",
                 task=task.id,

@@ -14,16 +14,19 @@ from its pool keeps its record, closed, as long as a claim is on it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from ring.topology import Device
+from scheduler.errors import RequestError
 from scheduler.hypervisor import Gone, HostFacts, Hypervisor, HypervisorError, PoolInventory, SrFacts, Unreachable
 from scheduler.placement.resources import Host, Sr
 from scheduler.records.types import HostRecord, PoolRecord, SrRecord
 
 MIB: Final = 1 << 20
+UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 HOST_WEIGHT_MAX: Final = 1e9
 VM_OVERHEAD_MIB: Final = 8
 """What Xen keeps for each VM beside its memory (shadow and tables), rounded up; counted for VMs that are not ours."""
@@ -93,6 +96,23 @@ class Pools:
                 return pool_id
         raise self._missing(f"SR {sr_id}")
 
+    def hosts_offering(self, template: str, network: str) -> frozenset[str]:
+        """The hosts whose pool has a template and a network of these names, the network with a way out of that host if it
+        has one anywhere; empty where nothing is named. RequestError if no pool that was seen has both.
+
+        A template that is named by its uuid is looked for by whichever pool is chosen.
+        """
+        if not network and (not template or UUID.fullmatch(template)):
+            return frozenset()
+        found: set[str] = set()
+        for link in self.links.values():
+            if link.inventory is not None:
+                found |= _offering(link.inventory, template, network)
+        if not found and self.links and all(link.inventory is not None for link in self.links.values()):
+            wanted = [f"{noun} {name!r}" for noun, name in (("template", template), ("network", network)) if name]
+            raise RequestError(f"no pool has {' and '.join(wanted)}; `ringstead pool list --json` names what each has")
+        return frozenset(found)
+
     def _missing(self, what: str) -> HypervisorError:
         unseen = [link for link in self.links.values() if link.inventory is None]
         if unseen:
@@ -113,6 +133,18 @@ class Pools:
         """An SR as last seen. Gone."""
         inventory = self.seen(self.pool_of_sr(sr_id))
         return next(sr for sr in inventory.srs if sr.uuid == sr_id)
+
+
+def _offering(inventory: PoolInventory, template: str, network: str) -> set[str]:
+    """Those hosts of one pool."""
+    if template and not UUID.fullmatch(template) and template not in inventory.templates:
+        return set()
+    hosts = {host.uuid for host in inventory.hosts}
+    if not network:
+        return hosts
+    named = [each for each in inventory.networks if network in (each.name, each.uuid)]
+    # A network without any interface lies within each host, and so does for all of them.
+    return {host for each in named for host in (each.hosts or hosts)} & hosts
 
 
 def device_of_host(record: HostRecord, pool: PoolRecord, facts: HostFacts | None) -> Device:

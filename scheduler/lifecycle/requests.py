@@ -43,13 +43,16 @@ def request_of(
     group: GroupRecord | None,
     *,
     excluded: Iterable[str] = (),
+    hosts: Iterable[str] = (),
 ) -> ServerRequest:
-    """A server that is to be built."""
+    """A server that is to be built; on one of `hosts` where any are named."""
     own = Disk(server.disk_id, server.disk_bytes, image_id=server.image_id or None)
     there = [
         Disk(volume.id, volume.size_bytes, near=Nearness.HOST, volume=True, sr_id=volume.sr_id) for volume in volumes
     ]
-    return _request(server, (own, *there), group, excluded=frozenset(excluded), zone=parse_zone(server.zone))
+    return _request(
+        server, (own, *there), group, excluded=frozenset(excluded), hosts=frozenset(hosts), zone=parse_zone(server.zone)
+    )
 
 
 def move_request_of(

@@ -72,7 +72,9 @@ async def claim_server(job: Job) -> Outcome:
     server, volumes, group = await read_server(job)
     held, _ = await job.holds(server.id)
     if held is None:
-        request = request_of(server, volumes, group, excluded=job.task.data.get("excluded", ()))
+        offering = job.tools.pools.hosts_offering(server.template, server.network)
+        excluded = job.task.data.get("excluded", ())
+        request = request_of(server, volumes, group, excluded=excluded, hosts=offering)
         await job.tools.database.block(lambda: job.tools.chooser.book(request, job.claim_key, guard=job.fenced))
         held, _ = await job.holds(server.id)
     if held is None or held.host is None:

@@ -107,6 +107,7 @@ class ServerDesk:
     async def create(self, request: Request) -> Answer:
         """A server."""
         wanted = new_server_of(request)
+        self._controller.tools.pools.hosts_offering(wanted.template, wanted.network)
 
         def work(desk: Desk) -> Answer:
             server, task = operations.create_server(desk, wanted)
@@ -213,12 +214,13 @@ class ServerDesk:
     async def place(self, request: Request) -> Answer:
         """Where a server would go, and why not elsewhere. Nothing is claimed."""
         wanted = new_server_of({**request, "name": request.get("name") or "what-if"})
+        offering = self._controller.tools.pools.hosts_offering(wanted.template, wanted.network)
 
         def work(desk: Desk) -> Any:
             server = operations.new_server(desk, wanted)
             group = store.find(desk.connection, GroupRecord, server.group_id) if server.group_id else None
             volumes = [store.named(desk.connection, VolumeRecord, name, wanted.project) for name in wanted.volumes]
-            return request_of(server, volumes, group)
+            return request_of(server, volumes, group, hosts=offering)
 
         asked = await self._controller.request(work)
         found = await self._controller.tools.database.block(lambda: self._controller.chooser.explain(asked))

@@ -210,7 +210,7 @@ class CloudDesk:
                     "tags": sorted(host.tags),
                 }
             )
-        return {"hosts": views}
+        return {"hosts": sorted(views, key=lambda view: (view["zone"], view["pool"], view["name"]))}
 
     async def host_disable(self, request: Request) -> Answer:
         """Nothing new comes to it; what runs there stays."""

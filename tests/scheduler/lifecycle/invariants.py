@@ -97,6 +97,7 @@ def _check_volume(world: World, volume: VolumeRecord, claim: Claim | None) -> No
     assert len(disks) == 1, f"{volume.name} is {volume.state.value} and has {len(disks)} disks"
     assert claim is not None
     assert [share.sr_id for share in claim.disks] == [disks[0].sr] == [volume.sr_id]
+    assert claim.disks[0].size_bytes >= disks[0].size_bytes >= volume.size_bytes
     holders = [
         vm.server_id
         for pool in world.pools.values()

@@ -50,6 +50,7 @@ class History:
 WHAT = (
     "create",
     "create-apart",
+    "create-together",
     "delete",
     "migrate",
     "stop",
@@ -57,6 +58,7 @@ WHAT = (
     "volume",
     "attach",
     "detach",
+    "extend",
     "drain",
     "kill-host",
 )
@@ -117,6 +119,8 @@ def ask(world: World, request: Request) -> None:
                 world.create(name)
             case "create-apart":
                 world.create(name, group="apart")
+            case "create-together":
+                world.create(name, group="together")
             case "delete":
                 world.ask(lambda desk: operations.delete_server(desk, name, "demo"))
             case "migrate":
@@ -131,6 +135,8 @@ def ask(world: World, request: Request) -> None:
                 world.ask(lambda desk: volume_operations.attach_volume(desk, name, "demo", name))
             case "detach":
                 world.ask(lambda desk: volume_operations.detach_volume(desk, name, "demo"))
+            case "extend":
+                world.ask(lambda desk: volume_operations.extend_volume(desk, name, "demo", 2 * GIB))
             case "drain":
                 world.ask(lambda desk: desk.submit("drain", "host:p1h1", "demo", hosts=["p1h1"]))
             case "kill-host":
@@ -141,6 +147,7 @@ async def live(history: History) -> World:
     """The history, and the healing after it."""
     world = World(hosts=2, memory_gib=2, sr_gib=6)
     world.ask(lambda desk: operations.create_group(desk, "apart", "demo", "anti-affinity"))
+    world.ask(lambda desk: operations.create_group(desk, "together", "demo", "affinity"))
     fate = Fate(world, history)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keep_controller, world, fate, "one")

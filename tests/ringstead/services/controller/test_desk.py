@@ -59,6 +59,32 @@ def test_what_finds_no_place_is_refused_at_once(operation: str, request_: dict[s
     assert not list(world.claims.all())
 
 
+def test_templates_and_networks_are_where_they_are() -> None:
+    """A server goes to a pool that has its template and network, wherever the ring would have it; what no pool has is
+    refused before anything is recorded."""
+    world = World()
+    world.pools["p2"].templates = ("Debian",)
+    wanted = {"flavor": "small", "template": "Debian"}
+    requests = [("server.create", {**wanted, "name": f"s{number}"}) for number in range(6)]
+    here = {**SERVER, "network": "lan"}
+    answers = asked(
+        world,
+        *requests,
+        ("server.create", {**wanted, "name": "other", "template": "Slackware"}),
+        ("server.create", {**here, "name": "other", "network": "wan"}),
+        ("server.create", {**wanted, "name": "other", "zone": "z1"}),
+        ("server.place", {**wanted}),
+        ("server.create", {**here, "name": "lan"}),
+    )
+    assert {world.server(f"s{number}").pool_id for number in range(6)} == {"p2"}
+    assert [answer.get("code") for answer in answers] == [None] * 6 + [2, 2, 1, None, None]
+    assert "no pool has template 'Slackware'" in answers[6]["error"]
+    assert "no pool has network 'wan'" in answers[7]["error"]
+    assert "asked-for 2" in answers[8]["error"]
+    assert {each["verdict"] for each in answers[9]["hosts"] if each["host"].startswith("p1")} == {"asked-for"}
+    assert len(world.records(ServerRecord)) == 7
+
+
 def test_what_is_there_stays_when_there_is_no_room_for_more() -> None:
     """A move and an extension without room are refused at once; server and volume are as they were, with the reason."""
     world = World(hosts=1, zones=1)
