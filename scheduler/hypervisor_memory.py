@@ -108,7 +108,7 @@ class MemoryHypervisor:
 
     async def inventory(self, *, fresh: bool = False) -> PoolInventory:
         """All that the pool holds."""
-        await self._begin("inventory", "")
+        await self._begin("inventory", self._pool.uuid)
         return self._pool.inventory()
 
     async def find_server(self, server_id: str) -> VmFacts | None:

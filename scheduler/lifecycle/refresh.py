@@ -41,6 +41,9 @@ from scheduler.records.types import HostRecord, PoolRecord, SrRecord
 log = structlog.get_logger("scheduler.refresh")
 
 LOOK_TIMEOUT_S: Final = 20.0
+LOOK_AGAIN_TIMEOUT_S: Final = 4.0
+"""For a pool that did not answer the last time: the others' looks wait for it. Its own connection gets it back meanwhile, in
+its own time, after which a look is short."""
 DEVICE_ID_FIRST: Final = 1 << 16
 """Numbers of hosts and SRs begin here, out of the way of disks, whose numbers rings keep tables by."""
 
@@ -111,14 +114,15 @@ class Refresher:
     async def _look_at(self, pool_id: str, fresh: bool) -> None:
         link = self.pools.links[pool_id]
         before = link.problem
+        within_s = LOOK_AGAIN_TIMEOUT_S if before and link.inventory is not None else LOOK_TIMEOUT_S
         try:
-            with trio.fail_after(LOOK_TIMEOUT_S):
+            with trio.fail_after(within_s):
                 await self.pools.look(pool_id, fresh=fresh)
         except HypervisorError as error:
             if str(error) != before:
                 log.warning("a pool cannot be used", pool=link.record.name, reason=str(error))
         except trio.TooSlowError:
-            link.problem = f"no answer within {LOOK_TIMEOUT_S:g} s"
+            link.problem = before if before and link.inventory is not None else f"no answer within {within_s:g} s"
         else:
             if before:
                 log.info("a pool answers", pool=link.record.name)
