@@ -8,7 +8,8 @@ is left but what cannot move, and says why for each.
 
 A hard affinity group moves as one: where its members go is claimed for all of them at once, before the first is asked to
 move, since no member may be claimed elsewhere alone. Then each has a task of its own, which finds its target claimed. All
-of them move in one wave, whatever the caps.
+of them move in one wave, whatever the caps. Targets that nobody works on at two looks in a row are those of a controller
+that died in between, with another plan: they are let go of.
 
 Invariant: a server is asked to move only if nobody else works on it, a group only if nobody works on any of it. One whose
 move as planned failed is asked once more, to wherever there is room; then it is left, with the reason.
@@ -23,7 +24,7 @@ import trio
 from sqlalchemy import Connection, func, select
 
 from scheduler.claims.claim import Claim, Role
-from scheduler.errors import ClaimStateError, Conflict, KeySpent
+from scheduler.errors import ClaimStateError, Conflict, KeyReused, KeySpent
 from scheduler.hypervisor import Gone, HypervisorError
 from scheduler.lifecycle import tasks
 from scheduler.lifecycle.machine import Event
@@ -66,8 +67,9 @@ async def plan_drain(job: Job) -> Outcome:
         return _end(requests, stranded, kept)
     plan = await job.tools.database.block(lambda: job.tools.chooser.plan_evacuation(hosts, left))
     stranded.update(plan.stranded)
-    groups, broken = await _claim_groups(job, plan, looks)
+    groups, broken, stuck = await _claim_groups(job, plan, looks)
     stranded.update(broken)
+    kept["stuck"] = stuck
     children = await job.tools.database.transact(lambda c: _submit(job, c, plan, failed, groups))
     if not children and all(server in stranded for server in left):
         return _end(requests, stranded, kept)
@@ -142,13 +144,15 @@ def together(moves: Sequence[Move]) -> dict[str, list[Move]]:
     return {group_id: members for group_id, members in found.items() if len(members) > 1}
 
 
-async def _claim_groups(job: Job, plan: MovePlan, looks: int) -> tuple[list[Move], dict[str, str]]:
-    """Claim where the groups of the first wave go; -> the moves of those that could, and for those that cannot move as one
-    why not, by server. A group that somebody works on, or that found its room taken, waits for the next look."""
+async def _claim_groups(job: Job, plan: MovePlan, looks: int) -> tuple[list[Move], dict[str, str], list[str]]:
+    """Claim where the groups of the first wave go; -> the moves of those that could; for those that cannot move as one why
+    not, by server; the groups that are claimed elsewhere without a task. A group that somebody works on, or that found its
+    room taken, waits for the next look."""
     groups = together(plan.moves)
     first = {id(move) for move in (plan.waves[0] if plan.waves else ())}
     ready: list[Move] = []
     broken: dict[str, str] = {}
+    stuck: list[str] = []
     for group_id, moves in groups.items():
         servers = [move.server.request.server_id for move in moves]
         if not any(id(move) in first for move in moves) or await job.tools.database.transact(
@@ -164,10 +168,20 @@ async def _claim_groups(job: Job, plan: MovePlan, looks: int) -> tuple[list[Move
             if error.kind == reasons.GROUP:
                 broken.update(dict.fromkeys(servers, f"its group is not on one host: {error}"))
             continue
-        except (ClaimStateError, KeySpent):  # one of them is moving already, or was until now
+        except (ClaimStateError, KeySpent, KeyReused):  # one of them is moving already, or was until now
+            stuck.append(group_id)
+            if group_id in job.task.data.get("stuck", ()):
+                await _let_go(job, moves)
             continue
         ready += moves
-    return ready, broken
+    return ready, broken, stuck
+
+
+async def _let_go(job: Job, moves: Sequence[Move]) -> None:
+    """Let go of the targets of these servers and of their volumes."""
+    owners = [move.server.request.server_id for move in moves]
+    owners += [disk.disk_id for move in moves for disk in move.server.request.disks if disk.volume]
+    await job.tools.database.block(lambda: job.tools.claims.abort_move(owners, guard=job.fenced))
 
 
 def _submit(job: Job, connection: Connection, plan: MovePlan, failed: list[str], groups: Sequence[Move]) -> list[int]:

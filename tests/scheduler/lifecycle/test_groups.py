@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import trio
 from trio.testing import MockClock
 
+from scheduler.claims.claim import Batch, Role
 from scheduler.errors import RequestError
 from scheduler.hypervisor import MigrationFailed
 from scheduler.lifecycle import operations
@@ -89,6 +92,28 @@ def test_a_member_that_fails_to_move_is_named_and_nothing_is_left_claimed() -> N
         assert task.state is TaskState.FAILED
         assert "the guest will not" in task.error
         assert world.server("b").host_id == host
+        return world
+
+    check_settled(trio.run(history, clock=MockClock(autojump_threshold=0)))
+
+
+def test_targets_of_a_controller_that_died_are_let_go() -> None:
+    """Another plan had claimed for them and was never carried out: the host is emptied all the same."""
+
+    async def history() -> World:
+        world = World(hosts=3)
+        host = await three_together(world)
+        elsewhere = next(name for name in ("p2h1", "p2h2", "p2h3") if name != host)
+        held = [world.claims.of(world.server(name).id)[0] for name in "abc"]
+        targets = tuple(
+            replace(claim, host=replace(claim.host, host_id=elsewhere), disks=(), role=Role.TARGET)
+            for claim in held
+            if claim.host is not None
+        )
+        world.claims.commit(Batch("a plan that nobody remembers", targets))
+        task = await work_until_closed(await world.hands(), world, drain(world, host))
+        assert (task.state, task.error) == (TaskState.DONE, "")
+        assert {world.server(name).host_id for name in "abc"} != {host}
         return world
 
     check_settled(trio.run(history, clock=MockClock(autojump_threshold=0)))
