@@ -10,8 +10,6 @@ event loop for the interpreter's lock at every chunk, which takes milliseconds w
 
 from __future__ import annotations
 
-from time import perf_counter
-
 import trio
 
 from storage_node.bulk import CHUNK_BYTES, REQUESTS, BulkReader, Kind, as_bytes_view, message
@@ -22,6 +20,7 @@ from storage_node.fields import OpenRead, PutBlobHeader, TransferEnd
 from storage_node.frames import MESSAGE_BYTES_MAX, ProtocolError, raw_header
 from storage_node.group_commit import GroupCommit, InlinePolicy
 from storage_node.operations import Answer, Found, Status, Written
+from storage_node.stopwatch import Stopwatch
 from storage_node.transport import Transport, send_all, send_frame
 from storage_node.wire_settings import ServerSettings
 
@@ -217,10 +216,10 @@ class BulkSession:
 
 
 def _write(writer: BlobWriter, data: memoryview) -> float:
-    """Write, and say how many seconds it took."""
-    started_s = perf_counter()
+    """Write, and say for how many seconds that was blocked."""
+    watch = Stopwatch()
     writer.write(data)
-    return perf_counter() - started_s
+    return watch.blocked_s()
 
 
 def _failure(error: DeviceError) -> Written:

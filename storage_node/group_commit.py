@@ -7,7 +7,7 @@ publishes, and answers them in order. Under load the groups grow by themselves; 
 
 Where the sync runs: in place while syncs are quick. A thread costs 30 to 170 us of CPU for each hop, and the interpreter's
 lock must be won back; but a slow sync in place would keep every reader of the process waiting. `InlinePolicy` decides by
-what the last ones took.
+what the last ones took, not counting how long they waited for a processor (stopwatch.py).
 
 Rejected: a timer that holds writes back to make groups larger (adds its delay to every write, and under load groups form
 anyway); deciding the next group while one syncs (saves little: deciding is a tenth of a sync).
@@ -27,6 +27,7 @@ import trio
 
 from storage_node.device import Batch, Device, DeviceWrite, PutBlob
 from storage_node.operations import Answer, Locked, LockObject, PutObject, PutRow, Status, Written
+from storage_node.stopwatch import Stopwatch
 from storage_node.wire_settings import ServerSettings
 
 _WEIGHT = 0.2
@@ -47,7 +48,7 @@ class InlinePolicy:
         """What to do next."""
 
     def record(self, duration_s: float) -> None:
-        """Take note of how long a call took, wherever it ran."""
+        """Take note of how long a call was blocked, wherever it ran."""
         self.average_s += _WEIGHT * (duration_s - self.average_s)
         if self.inline:
             self.inline = self.average_s < self._inline_s_max and duration_s < _AT_ONCE * self._inline_s_max
@@ -186,9 +187,9 @@ class GroupCommit:
         batch = device.decide(operations)
         if batch.needs_sync:
             if self.policy.inline:
-                started_s = perf_counter()
+                watch = Stopwatch()
                 device.sync(batch)
-                self.policy.record(perf_counter() - started_s)
+                self.policy.record(watch.blocked_s())
             else:
                 await self._sync_in_thread(batch)
         answers = device.publish(batch)
@@ -202,9 +203,9 @@ class GroupCommit:
 
     async def _sync_in_thread(self, batch: Batch) -> None:
         def sync() -> float:
-            started_s = perf_counter()
+            watch = Stopwatch()
             self._device.sync(batch)
-            return perf_counter() - started_s
+            return watch.blocked_s()
 
         self._thread_since_s = perf_counter()
         try:
