@@ -23,6 +23,7 @@ from scheduler.errors import RequestError, SchedulerError
 from scheduler.hypervisor import PowerAction
 from scheduler.lifecycle import tasks
 from scheduler.lifecycle.machine import MACHINES
+from scheduler.lifecycle.pools import UUID
 from scheduler.lifecycle.requests import parse_zone
 from scheduler.placement.request import Policy
 from scheduler.placement.resources import Zone, zone_name
@@ -129,6 +130,8 @@ class NewServer:
     required_traits: Sequence[str] = ()
     forbidden_traits: Sequence[str] = ()
     stopped: bool = False
+    id: str = ""
+    """The id that it is to have, by which a request that is repeated is known again; empty for a new one."""
 
 
 def new_server(desk: Desk, wanted: NewServer) -> ServerRecord:
@@ -159,7 +162,7 @@ def new_server(desk: Desk, wanted: NewServer) -> ServerRecord:
     if both := {*others["required_traits"]} & {*others["forbidden_traits"]}:
         raise RequestError(f"trait {min(both)} is both required and forbidden")
     return ServerRecord(
-        desk.new_id(),
+        wanted.id or desk.new_id(),
         wanted.name,
         wanted.project,
         ServerState.BUILDING,
@@ -192,6 +195,20 @@ def create_server(desk: Desk, wanted: NewServer) -> tuple[ServerRecord, TaskReco
             )
         store.change(desk.connection, VolumeRecord, volume.id, server_id=server.id, state=VolumeState.IN_USE)
     return server, desk.submit("build", server.id, server.project, **({"stopped": True} if wanted.stopped else {}))
+
+
+def check_id(text: str) -> str:
+    """An id that a client chose: a UUID, or empty. RequestError."""
+    if text and not UUID.fullmatch(text):
+        raise RequestError(f"{text[:60]!r} is no UUID in small letters")
+    return text
+
+
+def first_task(desk: Desk, subject: str) -> TaskRecord | None:
+    """The task that created a server or volume, as it is now: what a repeated request for it is answered with."""
+    query = select(tables.TASKS).where(tables.TASKS.c.subject == subject).order_by(tables.TASKS.c.id).limit(1)
+    row = desk.connection.execute(query).one_or_none()
+    return None if row is None else store.from_row(TaskRecord, row)
 
 
 def withdraw(desk: Desk, task: TaskRecord) -> None:

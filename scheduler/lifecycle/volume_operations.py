@@ -44,8 +44,9 @@ def create_volume(
     volume_type: str = "",
     image: str = "",
     near: str = "",
+    id_: str = "",
 ) -> tuple[VolumeRecord, TaskRecord]:
-    """A volume; `near` names a server whose host must reach it."""
+    """A volume; `near` names a server whose host must reach it, `id_` is the id that it is to have."""
     check_name("volume", name)
     check_name("project", project)
     source = None
@@ -61,7 +62,7 @@ def create_volume(
     check_disk_bytes(size_bytes)
     host = store.named(desk.connection, ServerRecord, near, project).host_id if near else ""
     volume = VolumeRecord(
-        desk.new_id(),
+        id_ or desk.new_id(),
         name,
         project,
         VolumeState.CREATING,

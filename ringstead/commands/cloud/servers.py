@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def server() -> None:
 def create(name: str, data: Path, config: Path | None, as_json: bool, wait: bool, **wanted: Any) -> None:
     """Create a server."""
     controller = Controller(data, config)
-    answer = controller.ask("server.create", name=name, **wanted)
+    answer = controller.ask("server.create", id=str(uuid.uuid4()), name=name, **wanted)
     finish(controller, answer, "server", wait=wait, as_json=as_json)
 
 

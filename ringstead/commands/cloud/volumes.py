@@ -51,7 +51,7 @@ def volume_create(
     if wanted["size_bytes"] is None and not wanted["image"]:
         raise UsageError("a volume needs a --size, or an --image whose size it takes")
     controller = Controller(data, config)
-    answer = controller.ask("volume.create", name=name, type=volume_type, **wanted)
+    answer = controller.ask("volume.create", id=str(uuid.uuid4()), name=name, type=volume_type, **wanted)
     finish(controller, answer, "volume", wait=wait, as_json=as_json)
 
 

@@ -1,7 +1,10 @@
 """What a controller can be asked through its control socket: servers, groups, volumes, flavors, images.
 
-Each operation is named NOUN.VERB and takes the words of the command of that name. What is wrong with a request comes back as
-`error`, a sentence, with `code` 2 where the request makes no sense and 1 where it cannot be done now.
+Each operation is named NOUN.VERB and takes the words of the command of that name. What creates a server or volume takes
+the `id` that it is to have, too: a client whose controller died while it answered asks again, and gets the same one.
+
+What is wrong with a request comes back as `error`, a sentence, with `code` 2 where the request makes no sense and 1 where
+it cannot be done now.
 """
 
 from __future__ import annotations
@@ -110,7 +113,9 @@ class ServerDesk:
         self._controller.tools.pools.hosts_offering(wanted.template, wanted.network)
 
         def work(desk: Desk) -> Answer:
-            server, task = operations.create_server(desk, wanted)
+            known = store.find(desk.connection, ServerRecord, wanted.id) if wanted.id else None
+            begun = operations.first_task(desk, wanted.id) if known is not None else None
+            server, task = (known, begun) if known and begun else operations.create_server(desk, wanted)
             return {"server": server_view(desk.connection, server), "task": task.id}
 
         answer = await self._controller.request(work)
@@ -286,8 +291,14 @@ class ServerDesk:
 
     async def volume_create(self, request: Request) -> Answer:
         """A volume."""
-        answer = await self._on_volume(
-            lambda d: volume_operations.create_volume(
+        id_ = operations.check_id(str(request.get("id") or ""))
+
+        def work(d: Desk) -> tuple[VolumeRecord, TaskRecord]:
+            known = store.find(d.connection, VolumeRecord, id_) if id_ else None
+            begun = operations.first_task(d, id_) if known is not None else None
+            if known is not None and begun is not None:
+                return known, begun
+            return volume_operations.create_volume(
                 d,
                 request["name"],
                 project_of(request),
@@ -296,8 +307,10 @@ class ServerDesk:
                 volume_type=str(request.get("type") or ""),
                 image=str(request.get("image") or ""),
                 near=str(request.get("near") or ""),
+                id_=id_,
             )
-        )
+
+        answer = await self._on_volume(work)
         await self._place(answer["task"], f"volume {answer['volume']['name']} is not created")
         return answer
 
@@ -462,4 +475,5 @@ def new_server_of(request: Request) -> NewServer:
         required_traits=tuple(request.get("required_traits") or ()),
         forbidden_traits=tuple(request.get("forbidden_traits") or ()),
         stopped=bool(request.get("stopped")),
+        id=operations.check_id(str(request.get("id") or "")),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import pytest
@@ -83,6 +84,18 @@ def test_templates_and_networks_are_where_they_are() -> None:
     assert "asked-for 2" in answers[8]["error"]
     assert {each["verdict"] for each in answers[9]["hosts"] if each["host"].startswith("p1")} == {"asked-for"}
     assert len(world.records(ServerRecord)) == 7
+
+
+def test_a_repeated_creation_is_the_same_one() -> None:
+    """Who asks again with the same id, since no answer came, gets the server or volume of the first time, and its task."""
+    world = World()
+    ids = [str(uuid.UUID(int=number)) for number in (1, 2)]
+    server = ("server.create", {**SERVER, "name": "web", "id": ids[0]})
+    volume = ("volume.create", {"name": "data", "size_bytes": GIB, "id": ids[1]})
+    answers = asked(world, server, volume, server, volume, ("server.create", {**SERVER, "name": "x", "id": "../x"}))
+    assert [answer.get("task") for answer in answers] == [1, 2, 1, 2, None]
+    assert [each.id for each in (*world.records(ServerRecord), *world.records(VolumeRecord))] == ids
+    assert "is no UUID" in answers[4]["error"]
 
 
 def test_what_is_there_stays_when_there_is_no_room_for_more() -> None:
