@@ -181,21 +181,23 @@ class Name:
             if counts and update.data == seen.timestamp and update.stamp > max(seen.changed, seen.timestamp):
                 raise Violation(f"{self.key}: write {write.number} without update {update.number}: {seen[1:]}")
 
-    def _gone(self, write: Write, floor: int, now_s: float) -> bool:
-        """Whether a write may account for nothing being there."""
+    def is_gone(self, floor: int, now_s: float) -> bool:
+        """Whether nothing may be there though this was acknowledged: itself or a later write is a deletion, or has ended."""
+        return any(self._accounts_for_nothing(write, floor, now_s) for write in self.writes)
+
+    def _accounts_for_nothing(self, write: Write, floor: int, now_s: float) -> bool:
         deleted = write.value is None or now_s >= write.end_s - self.skew_s
         return deleted and not write.refused and write.high >= floor
 
     def _missing(self, timestamp: int, floor: int, now_s: float) -> None:
-        deleted = floor == 0 or any(self._gone(w, floor, now_s) for w in self.writes)
-        if not deleted or 0 < timestamp < floor:
+        if (floor and not self.is_gone(floor, now_s)) or 0 < timestamp < floor:
             raise Violation(f"{self.key}: nothing there (tombstone {timestamp}) where {floor} is acknowledged")
 
     def listed(self, timestamp: int | None, began_s: float, now_s: float) -> None:
         """A listing, from then to now, showed the name with this timestamp (of data or metadata), or did not show it."""
         floor = self.floor(began_s)
         if timestamp is None:
-            if floor and not any(self._gone(w, floor, now_s) for w in self.writes):
+            if floor and not self.is_gone(floor, now_s):
                 raise Violation(f"{self.key}: not listed where {floor} is acknowledged")
         elif timestamp < floor or not any(
             w.value is not None and not w.refused and w.high >= floor and w.low <= timestamp for w in self.writes

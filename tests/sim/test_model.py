@@ -56,6 +56,15 @@ def test_what_has_an_end_is_there_until_then_by_every_clock() -> None:
         name.read(Seen(b"one", 100), 25.1, 25.2)
 
 
+def test_a_later_write_that_has_ended_leaves_nothing() -> None:
+    """Also one that only handoffs took: what was before it is over, and does not come back when it ends."""
+    name = name_with(b"one", b"two")
+    name.writes[1].degraded, name.writes[1].end_s = True, 20.0
+    assert not name.is_gone(100, 14.0)
+    assert name.is_gone(100, 15.0)
+    assert not name.is_gone(name.writes[1].high + 1, 30.0)
+
+
 def test_a_copy_has_a_value_of_its_source() -> None:
     """Which one is known by the first read; it must not be older than what was acknowledged before the copy began."""
     source = name_with(b"one", b"two")

@@ -265,14 +265,12 @@ class Workload:
         await self._put(random, proxy, ABSENT)
 
     def _check_alone(self, register: Name, write: Write) -> None:
-        """A write that was to succeed only where nothing is: what was there before must have been deleted."""
+        """A write that was to succeed only where nothing is: what was there before must be deleted, or have ended."""
         for other in register.writes:
             overlaps = other.done_s > write.began_s
             if other is write or other.value is None or overlaps or other.degraded or write.degraded or other.refused:
                 continue
-            gone = any(w.value is None and w.high > other.low and not w.refused for w in register.writes)
-            gone = gone or self._world.now_s >= other.end_s - register.skew_s
-            if other.high < write.low and not gone:
+            if other.high < write.low and not register.is_gone(other.low, self._world.now_s):
                 raise Violation(
                     f"{register.key}: write {write.number} was to create it, though {other.number} was there"
                 )
