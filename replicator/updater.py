@@ -10,7 +10,8 @@ holds, a majority of the account's what its row says, and writes the row where t
 All three nodes that hold a container may do so at once: they read the same and write the same.
 
 After a start everything counts as changed, which costs reads but no writes where the rows are right: so what was missed
-while the updater was down is found.
+while the updater was down is found. And once in `again_s` every container does: a row that replication brought home from
+where a cut-off proxy had left it may be newer than the right one, and no container changes by that.
 
 Rejected: pushing totals from the device's process (it knows no ring), a queue of changes on disk (the state itself is the
 queue), stamping rows with the container's own last change (a replica that catches up changes its totals without a later
@@ -67,6 +68,8 @@ class UpdaterSettings:
 
     interval_s: float = 1.0
     """Between two looks at the same device."""
+    again_s: float = 3_600.0
+    """Each container is compared with its row at least once in this time, whether or not it changed."""
     containers_per_s_max: float = 5_000.0
     updates_per_s_max: float = 1_000.0
 
@@ -181,7 +184,8 @@ class Updater:
             scope.cancel()
         for peer in local:
             if peer not in self._watches:
-                watch, scope = ContainerWatch(peer, self.look_pace, self._note), trio.CancelScope()
+                watch = ContainerWatch(peer, self.look_pace, self._note, self._settings.again_s)
+                scope = trio.CancelScope()
                 self._watches[peer] = watch, scope
                 nursery.start_soon(self._look_for_ever, watch, scope)
 

@@ -6,14 +6,17 @@ import os
 from pathlib import Path
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import MockClock
 
 from replicator import container_watch
 from replicator.container_watch import (
     EVERYTHING,
     ContainerWatch,
     changed_parts,
+    due_parts,
     fingerprint,
     is_listed,
     part_start,
@@ -57,7 +60,7 @@ async def test_only_what_changed_is_told(tmp_path: Path, monkeypatch: pytest.Mon
         told.append(key)
         return key not in refuse
 
-    watch = ContainerWatch(DirectPeer(device), Pace(1e6), note)
+    watch = ContainerWatch(DirectPeer(device), Pace(1e6), note, 3600.0)
     await watch.look()
     assert len(told) == len(set(told)) == 1000
     told.clear()
@@ -82,6 +85,64 @@ async def test_only_what_changed_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     device.close()
 
 
+@pytest.mark.parametrize("digests_from", [0, 2000])
+async def test_every_container_is_told_again_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock, digests_from: int
+) -> None:
+    """Though nothing changes, each container is told once in `again_s`, a few at a time; those refused are told once more."""
+    monkeypatch.setattr(container_watch, "DIGESTS_FROM", digests_from)
+    Device.create(tmp_path / "d", "d")
+    device = Device.open(tmp_path / "d", settings=SMALL_DEVICE)
+    keys = [b"/AUTH_a/%d" % i for i in range(300)]
+    device.apply([PutCatalog(Space.CONTAINER, os.urandom(16), key, Clock(1).stamp(), {}) for key in keys])
+    told: list[bytes] = []
+    room = 300
+
+    def note(key: bytes) -> bool:
+        told.append(key)
+        return len(told) <= room
+
+    watch = ContainerWatch(DirectPeer(device), Pace(1e9), note, 1000.0)
+    await watch.look()
+    assert sorted(told) == sorted(keys)
+    most = 0
+    told.clear()
+    for _ in range(100):
+        await trio.sleep(10.0)
+        before = len(told)
+        await watch.look()
+        most = max(most, len(told) - before)
+    assert set(told) == set(keys)
+    assert len(told) <= 310, "hardly any twice"
+    assert most < 50, "a few at a time"
+
+    told.clear()
+    room = 0
+    await trio.sleep(2000.0)
+    await watch.look()
+    assert sorted(told) == sorted(keys)
+    room = 1000
+    await watch.look()
+    assert sorted(told) == sorted(keys * 2)
+    device.close()
+
+
+@given(st.floats(0, 1e6), st.lists(st.floats(0, 500), min_size=1, max_size=20))
+def test_each_part_has_one_turn_in_every_round(start_s: float, steps_s: list[float]) -> None:
+    """However looks are spaced: every part is due within a round, and as often as rounds have passed, but for one."""
+    again_s = 100.0
+    turns = [0] * 256
+    at_s = start_s
+    for step_s in steps_s:
+        for part in due_parts(at_s, at_s + step_s, again_s):
+            turns[part] += 1
+        at_s += step_s
+    rounds = (at_s - start_s) / again_s
+    assert max(turns) <= rounds + 1
+    if rounds >= 1.01:
+        assert min(turns) >= 1
+
+
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=8, max_size=8))
 def test_parts_cover_what_changed_and_nothing_else(changes: list[tuple[bool, bool]]) -> None:
     """Every hash lies in a part if and only if its digest changed in one of the last two steps; parts never touch."""
@@ -100,6 +161,7 @@ def test_without_an_earlier_look_everything_is_read() -> None:
     digests = (bytes(16),) * 4
     assert changed_parts(digests, digests, ()) == [EVERYTHING]
     assert changed_parts(digests, digests, digests) == []
+    assert changed_parts(digests, digests, digests, {1, 2}) == [(part_start(1, 4), part_start(3, 4))]
 
 
 def test_keys_and_hashes() -> None:

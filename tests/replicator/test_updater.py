@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager, suppress
 import trio
 
 from proxy.model import AccountInfo, ListQuery, NoSuchAccount, PutObjectRequest
-from proxy.names import container_key
+from proxy.names import account_key, container_key
 from replicator.peers import Peers
 from replicator.updater import Updater, UpdaterSettings
-from storage_node.operations import PutCatalog, Space, Status
+from storage_node.operations import PutCatalog, PutRow, Space, Status
 from storage_node.timestamp import Clock
 from tests.support.small_cluster import CLUSTER_KEY, SmallCluster, small_cluster
 
@@ -98,6 +98,25 @@ async def test_what_was_missed_is_found_at_the_start() -> None:
             figures = second.statistics()
             assert (figures.updated, figures.failed) == (0, 0)
             assert figures.compared >= 3
+
+
+async def test_a_row_that_came_late_is_put_right_though_the_container_stays_as_it_is() -> None:
+    """A newer row with no totals, as replication brings it home from a handoff, is given them when its turn comes."""
+    settings = UpdaterSettings(interval_s=0.02, again_s=0.5)
+    async with small_cluster() as small, updater_of(small, settings) as updater:
+        await small.store.create_container("AUTH_a", b"box", {})
+        await put(small, b"box", b"x", b"12345")
+        await until(small, lambda info: info.object_count == 1)
+        with trio.fail_after(PATIENCE_S):
+            while updater.statistics().backlog:
+                await trio.sleep(0.02)
+        placement = small.cluster.place(account_key("AUTH_a"))
+        stamp = small.cluster.clock.stamp()
+        late = PutRow(Space.ACCOUNT, placement.hash, b"box", stamp, 0, False, 0, 0, b"", replica=True)
+        for replica in placement.primaries:
+            assert (await replica.client.call(late)).status == Status.APPLIED
+        info = await until(small, lambda info: info.object_count == 1)
+        assert (info.container_count, info.size_bytes) == (1, 5)
 
 
 async def test_it_works_with_a_device_away() -> None:

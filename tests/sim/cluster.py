@@ -477,7 +477,7 @@ class Keeper:
             relist=partial(mend_row, store),
             now_us=wall_us,
         )
-        self.updater = Updater(self.peers, clock, UpdaterSettings(interval_s=10.0))
+        self.updater = Updater(self.peers, clock, UpdaterSettings(interval_s=10.0, again_s=300.0))
         self.reclaimer = Reclaimer(
             self.peers, ReclaimSettings(age_s=shape.reclaim_age_s, interval_s=60.0), now_us=wall_us
         )

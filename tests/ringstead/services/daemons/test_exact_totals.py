@@ -117,7 +117,7 @@ async def test_totals_are_exact_after_devices_went_and_came(seed: int) -> None:
             local_devices={number: node.path for number, node in cluster.nodes.items()},
         )
         replicator = Replicator(peers, Clock(2), ReplicatorSettings(settle_s=0.0, interval_s=0.2, move_s_min=0.0))
-        updater = Updater(peers, Clock(3), UpdaterSettings(interval_s=0.1))
+        updater = Updater(peers, Clock(3), UpdaterSettings(interval_s=0.1, again_s=5.0))
         await nursery.start(peers.run)
         nursery.start_soon(replicator.run)
         nursery.start_soon(updater.run)
