@@ -22,7 +22,7 @@ from proxy.conditions import check_write
 from proxy.entry import object_info, unpack_manifest
 from proxy.late_rows import LateRows
 from proxy.locking import Hold, hold_object
-from proxy.model import DEGRADED, NO_CONDITIONS, Conditions, Manifest, ObjectInfo, Segment, StoreError
+from proxy.model import DEGRADED, NO_CONDITIONS, Conditions, Manifest, NoSuchContainer, ObjectInfo, Segment, StoreError
 from proxy.names import ObjectName
 from proxy.object_reads import ObjectReads
 from proxy.quorum import WriteResult, write_newest
@@ -43,7 +43,7 @@ class ObjectDeletes(ObjectReads):
     async def delete_object(
         self, account: str, container: bytes, name: bytes, conditions: Conditions = NO_CONDITIONS
     ) -> ObjectInfo:
-        """Delete an object; what it was, and how sure it is that it is gone.
+        """Delete an object; what it was, and how sure it is that it is gone (and from its listing).
 
         Raises NoSuchObject, NoSuchContainer, PreconditionFailed, Unavailable.
         """
@@ -70,7 +70,11 @@ class ObjectDeletes(ObjectReads):
                 lambda stamp: DeleteObject(placement.hash, target.key, stamp),
                 TOMBSTONE_SUCCESS,
             )
-        row_degraded = await self.late_rows.write(target, timestamp, 0, 0, b"", deleted=True)
+        try:
+            row_degraded = await self.late_rows.write(target, timestamp, 0, 0, b"", deleted=True)
+        except NoSuchContainer:
+            # The object is gone all the same. Its row may yet come home with a container that handoffs took, and goes then.
+            row_degraded = True
         self.drop_replaced(result)
         return replace(info, consistency=DEGRADED) if row_degraded or result.degraded else info
 

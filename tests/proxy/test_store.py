@@ -34,7 +34,7 @@ from proxy.object_reads import OpenObject
 from proxy.quorum import write_newest
 from proxy.store import ObjectStore
 from proxy.streams import looked_up_again
-from storage_node.operations import DeleteObject, ForgetRow, GetCatalog, ListRows, Row, Status
+from storage_node.operations import DeleteCatalog, DeleteObject, ForgetRow, GetCatalog, ListRows, Row, Status
 from tests.support.small_cluster import Node, SmallCluster, small_cluster
 
 ACCOUNT = "AUTH_test"
@@ -414,6 +414,27 @@ async def test_a_container_is_not_deleted_on_the_word_of_a_minority() -> None:
             await node.start()
         await cluster.until_connected(connected=True, nodes=others)
         assert await names(store) == [b"x"]
+
+
+async def test_an_object_whose_container_is_gone_is_deleted_all_the_same(cluster: SmallCluster) -> None:
+    """What is deleted is answered as deleted, as what a listing may still show; the next deletion is an error."""
+    store = cluster.store
+    await put(store, b"x", b"data")
+    key = container_key(ACCOUNT, b"c")
+    placement = cluster.cluster.place(key)
+    found, _ = await store.find_catalog(CONTAINER, key)
+    assert found is not None
+    for replica in placement.primaries:
+        row = (await replica.client.call(ListRows(CONTAINER, placement.hash, key, b"", None))).items[0]  # type: ignore[attr-defined]
+        await replica.client.call(ForgetRow(CONTAINER, placement.hash, b"x", row.timestamp, row.sub_timestamp))
+        gone = DeleteCatalog(CONTAINER, placement.hash, key, cluster.cluster.clock.stamp())
+        assert (await replica.client.call(gone)).status == Status.APPLIED
+    info = await store.delete_object(ACCOUNT, b"c", b"x")
+    assert (info.size_bytes, info.consistency.degraded) == (4, True)
+    with pytest.raises(NoSuchContainer):
+        await store.delete_object(ACCOUNT, b"c", b"x")
+    with pytest.raises(NoSuchContainer):
+        await get(store, b"x")
 
 
 async def test_a_copy_of_what_may_be_old_says_so() -> None:

@@ -89,7 +89,7 @@ async def test_only_what_changed_is_told(tmp_path: Path, monkeypatch: pytest.Mon
 async def test_every_container_is_told_again_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock, digests_from: int
 ) -> None:
-    """Though nothing changes, each container is told once in `again_s`, a few at a time; those refused are told once more."""
+    """Though nothing changes, each container is told once in `again_s`, a few at a time; those refused soon again."""
     monkeypatch.setattr(container_watch, "DIGESTS_FROM", digests_from)
     Device.create(tmp_path / "d", "d")
     device = Device.open(tmp_path / "d", settings=SMALL_DEVICE)

@@ -286,13 +286,10 @@ class Workload:
             # What it deleted; it was later than that, and no later than its proxy's clock.
             degraded = outcome.consistency.degraded
             self._applied(register, write, outcome.timestamp + 1, proxy.newest_stamp, degraded)
-        elif isinstance(outcome, NoSuchObject):
+        elif isinstance(outcome, NoSuchObject | NoSuchContainer):
             register.refused(write)
             self._nothing(register, container, outcome, began_s)
         else:
-            if isinstance(outcome, NoSuchContainer):
-                # The object may have been deleted before its row was refused: the client wanted nothing else.
-                self._nothing(register, container, outcome, began_s)
             register.unknown(write, proxy.newest_stamp)
 
     def _applied(self, register: Name, write: Write, low: int, high: int, degraded: bool) -> None:
