@@ -192,8 +192,9 @@ class ContainerStore(Catalogs):
         await write(self.cluster, placement, copy, ROW_SUCCESS)
         result = await write(self.cluster, placement, row, ROW_SUCCESS)
         if result.applied < placement.need:
-            if Status.NO_CATALOG in result.statuses and not consistency.degraded:
-                raise NoSuchContainer("the container does not exist")
+            if Status.NO_CATALOG in result.statuses:
+                # Gone since, or unknown to handoffs that the copy did not reach: its own devices must say which.
+                _visible_container(*await self.find_catalog(CONTAINER, key))
             raise shortage(result.statuses, result.detail, result.applied, placement.need)
         return result.degraded or consistency.degraded
 

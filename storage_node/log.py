@@ -16,8 +16,13 @@ What stops a scan, and what it means (`Scan.find_end`):
 - bytes that do not verify, but a later record (of this segment, or of a later one: a segment is begun only when the one
   before is synced to its end) shows that they were durable once: damage. The range is reported and kept as it is; what
   verifies behind it counts.
-The one case that can't be told: the very last batch rots before anything is written behind it, and power is lost before the
-next checkpoint. It looks torn and is cut; the replicas hold it.
+- bytes that do not verify, that nothing vouches for, and that no unfinished write leaves: damage as well. Of a write that
+  was cut short each sector is as it was before, zeros, or as it was to be; and one whose bytes ran out ends in zeros. A
+  record that has neither was written to its end, and has rotted since.
+The one case that can't be told: the very last batch rots before anything is written behind it, in or to a whole sector of
+zeros, and power is lost before the next checkpoint. It looks torn and is cut; the replicas hold it. (To say of each torn
+end that something may be lost would be safe, too; but then no device that lost power at work counts until all its peers
+are back, and they lost it with it.)
 
 Rejected: one file for ever with a moving start (hole punching; a reader can't tell gone from zero), a checksummed batch
 frame around records (a record must verify alone anyway), appending after a torn end (a cut must never be undone by what
@@ -28,6 +33,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import pairwise
 from struct import Struct
 from typing import NamedTuple
 
@@ -41,6 +47,8 @@ SEGMENT_MAGIC = b"RINGSEG\x01"
 SEGMENT_HEADER = Struct("<8sQ16sQ")
 SEGMENT_HEADER_BYTES = 64
 """Header, checksum and reserved zeros; the first record stands here."""
+SECTOR_BYTES = 512
+"""A disk writes so many bytes wholly or not at all. Where it can't, a torn end may be taken for damage, not the reverse."""
 WINDOW_BYTES = 1 << 20
 """A scan reads this much at once, or one record."""
 SEGMENT_NUMBER_MAX = (1 << 32) - 1
@@ -97,6 +105,15 @@ def unpack_segment_header(head: bytes, number: int, uuid: bytes) -> int:
     if magic != SEGMENT_MAGIC or stated != number or owner != uuid:
         raise CorruptData(f"segment {number}: the header is segment {stated}'s of device {owner.hex()}")
     return int(seed)
+
+
+def header_reached_the_disk(disk: Disk, directory: str, number: int) -> bool:
+    """Whether a header that does not verify was whole once: it lies in one sector, and a write cut short ends in zeros."""
+    fd = disk.open(f"{directory}/{segment_name(number)}", READ)
+    try:
+        return any(disk.pread(fd, SEGMENT_HEADER_BYTES, 0)[SEGMENT_HEADER.size :])
+    finally:
+        disk.close(fd)
 
 
 class OpenSegment(NamedTuple):
@@ -233,10 +250,22 @@ class Scan:
         if durable > start:
             # Something was here for certain, and nothing that follows tells where it ended.
             return Gap(start, self.size if behind is None else behind.offset, damaged=True)
+        if not self._may_be_torn(start):
+            return Gap(start, self.size if behind is None else behind.offset, damaged=True)
         # Nothing vouches for it. What verifies behind it is of the same torn write, and was never acknowledged.
         if behind is not None:
             return self._later_evidence(start, behind)
         return Gap(start, self.size, damaged=False)
+
+    def _may_be_torn(self, offset: int) -> bool:
+        """Whether an unfinished write may have left what stands where a record should begin, and does not verify."""
+        header = self._bytes(offset, HEADER_BYTES)
+        if _unfinished(header, offset, HEADER_BYTES):
+            return True
+        length = stated_length(header)
+        if not length or int.from_bytes(header[16:20], "little") != offset:
+            return False
+        return offset + length > self.size or _unfinished(self._bytes(offset, length), offset, length)
 
     def _later_evidence(self, start: int, behind: Record) -> Gap:
         """Whether a record further on calls `start` durable: a batch may be broken in more than one place."""
@@ -250,6 +279,14 @@ class Scan:
             if following is None:
                 return Gap(start, self.size, damaged=False)
             scan.position = following.offset
+
+
+def _unfinished(raw: bytes, offset: int, length: int) -> bool:
+    """Whether of `length` bytes at `offset` something is as it was before: a sector's part, or the end."""
+    if len(raw) < length or not raw[-1]:
+        return True
+    bounds = [0, *range(SECTOR_BYTES - offset % SECTOR_BYTES, length, SECTOR_BYTES), length]
+    return any(raw.count(0, start, stop) == stop - start for start, stop in pairwise(bounds))
 
 
 class Gap(NamedTuple):

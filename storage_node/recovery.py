@@ -48,6 +48,7 @@ from storage_node.log import (
     SEGMENT_HEADER_BYTES,
     Position,
     Scan,
+    header_reached_the_disk,
     list_segments,
     log_position,
     open_segment,
@@ -366,7 +367,7 @@ class Recovery:
         try:
             segment = open_segment(self._disk, self._layout.log, number, self._uuid)
         except CorruptData as error:
-            if followed or known:
+            if followed or known or header_reached_the_disk(self._disk, self._layout.log, number):
                 self._note_damage(number, 0, 0, str(error))
             else:
                 # Made, but its header never reached the disk: nothing can have been written behind it.

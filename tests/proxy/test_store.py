@@ -31,7 +31,7 @@ from proxy.model import (
 )
 from proxy.names import CONTAINER, ObjectName, container_key
 from proxy.object_reads import OpenObject
-from proxy.quorum import write_newest
+from proxy.quorum import WriteResult, write, write_newest
 from proxy.store import ObjectStore
 from proxy.streams import looked_up_again
 from storage_node.operations import DeleteCatalog, DeleteObject, ForgetRow, GetCatalog, ListRows, Row, Status
@@ -435,6 +435,42 @@ async def test_an_object_whose_container_is_gone_is_deleted_all_the_same(cluster
         await store.delete_object(ACCOUNT, b"c", b"x")
     with pytest.raises(NoSuchContainer):
         await get(store, b"x")
+
+
+async def test_handoffs_that_do_not_know_a_container_do_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its devices go while it is being made known to the handoffs: a row that these refuse is no "no such container"."""
+    async with small_cluster(local=False) as cluster:
+        store = cluster.store
+        await store.create_container(ACCOUNT, b"c", {})
+        there, *away = cluster.primaries(container_key(ACCOUNT, b"c"))
+        handoffs = [node for node in cluster.nodes.values() if node not in (there, *away)]
+
+        async def go(*nodes: Node) -> None:
+            for node in nodes:
+                await node.stop()
+            await cluster.until_connected(connected=False, nodes=nodes)
+
+        async def come(*nodes: Node) -> None:
+            for node in nodes:
+                await node.start()
+            await cluster.until_connected(connected=True, nodes=nodes)
+
+        steps = iter((lambda: go(*away), lambda: go(*away, *handoffs), lambda: come(*handoffs)))
+        find_catalog = store.find_catalog
+
+        async def scripted_write(*arguments: Any) -> WriteResult:
+            await next(steps)()
+            return await write(*arguments)
+
+        async def scripted_find(*arguments: Any) -> Any:
+            await come(*away)
+            return await find_catalog(*arguments)
+
+        monkeypatch.setattr("proxy.containers.write", scripted_write)
+        monkeypatch.setattr(store, "find_catalog", scripted_find)
+        with pytest.raises(Unavailable):
+            await store.put_row(ACCOUNT, b"c", b"x", 1, 0, 0, b"")
+        assert next(steps, None) is None
 
 
 async def test_a_copy_of_what_may_be_old_says_so() -> None:

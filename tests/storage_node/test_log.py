@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import threading
 from pathlib import Path
@@ -91,16 +92,46 @@ def test_records_longer_than_the_window_are_scanned(memory_path: Path) -> None:
     log.close()
 
 
-@pytest.mark.parametrize("fill", [b"\xee", b"\0"])
-def test_a_torn_last_batch_is_where_the_log_ends(memory_path: Path, fill: bytes) -> None:
+def test_a_torn_last_batch_is_where_the_log_ends(memory_path: Path) -> None:
     """Even if later records of that batch are whole: nothing says that the broken one was ever durable."""
     log = make_writer(memory_path)
     append(log, 10)
-    first, second, _ = append(log, 100, 100, 100)
-    damage(memory_path, first + 5, second - 5, fill=fill)
+    first, second, _ = append(log, 1500, 100, 100)
+    assert second > 512
+    damage(memory_path, first, 512, fill=b"\0")
     scan = scan_of(memory_path)
     assert len(list(scan.records())) == 1
     assert scan.find_end() == Gap(first, scan.size, damaged=False)
+    log.close()
+
+
+def test_what_no_unfinished_write_leaves_is_damage(memory_path: Path) -> None:
+    """Of a record that does not verify every sector is there: it was written to its end, and has rotted since."""
+    log = make_writer(memory_path)
+    append(log, 10)
+    offset, data = log.offset, bytes(range(1, 251)) * 6
+    raw = encode(log.seed, offset, log.durable, OBJECT, 0, b"h" * 16, 1, 1, len(data), 0, b"k", b"", data)
+    log.append([raw], len(raw))
+    path = memory_path / segment_name(1)
+    whole = path.read_bytes()
+    end = offset + len(raw)
+    sectors = [offset, *range(512, end, 512), end]
+    for at in range(offset, end - 1, 7):
+        path.write_bytes(whole[:at] + bytes((whole[at] ^ 0x55,)) + whole[at + 1 :])
+        scan = scan_of(memory_path)
+        list(scan.records())
+        # A length that has become a longer one may have been that of a longer write.
+        assert scan.find_end() == Gap(offset, scan.size, damaged=not offset + 12 <= at < offset + 16)
+    for start, stop in itertools.pairwise(sectors):
+        path.write_bytes(whole[:start] + bytes(stop - start) + whole[stop:])
+        scan = scan_of(memory_path)
+        list(scan.records())
+        assert scan.only_zeros_left() or scan.find_end() == Gap(offset, scan.size, damaged=False)
+    for stop in range(offset + 1, end, 50):
+        path.write_bytes(whole[:stop] + bytes(4096))
+        scan = scan_of(memory_path)
+        list(scan.records())
+        assert scan.find_end() == Gap(offset, scan.size, damaged=False)
     log.close()
 
 

@@ -82,6 +82,18 @@ def test_the_last_batch_is_only_torn_if_the_machine_went_down(memory_path: Path)
     device.close()
 
 
+def test_a_rotten_end_makes_a_device_that_may_lack_something(memory_path: Path) -> None:
+    """After a loss of power, too: no unfinished write looks like that, so what it held may have been acknowledged."""
+    device = make_device(memory_path / "d")
+    at = offsets(device, 3)
+    die(device)
+    flip_byte(segment_path(device), at[2] + 20)
+    device = open_device(device.path, disk=OtherBoot())
+    assert device.filling
+    assert device._parts.state.damage == [(1, at[2], at[3])]
+    device.close()
+
+
 def test_damage_in_the_middle_is_said_and_the_rest_is_kept(memory_path: Path) -> None:
     """A later record calls the broken one durable: what is behind it counts, and check() reports the range from then on."""
     device = make_device(memory_path / "d")
@@ -163,6 +175,23 @@ def test_a_broken_segment_header_is_damage_where_records_follow_and_nothing_othe
     device = open_device(device.path, disk=OtherBoot())
     assert [damage.segment for damage in device._parts.state.damage] == [1]
     assert status_of(device, 2) == Status.FOUND
+    device.close()
+
+
+def test_a_rotten_header_of_the_last_segment_is_damage_after_a_loss_of_power_too(memory_path: Path) -> None:
+    """It was whole once: what the segment holds may have been acknowledged, and stays."""
+    device = make_device(memory_path / "d")
+    at = offsets(device, 3)
+    die(device)
+    flip_byte(segment_path(device), 12)
+    device = open_device(device.path, disk=OtherBoot())
+    assert device.filling
+    assert [damage.segment for damage in device._parts.state.damage] == [1]
+    assert segment_path(device).stat().st_size >= at[3]
+    assert device.apply([put(1, timestamp=6)])[0].status == Status.APPLIED
+    device.close()
+    device = open_device(device.path)
+    assert status_of(device, 1) == Status.FOUND
     device.close()
 
 
