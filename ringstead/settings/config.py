@@ -220,6 +220,11 @@ class DaemonsConfig(ServiceConfig):
     )
 
 
+def _multiplier(default: float, value: str) -> float:
+    """The setting of a weigher of placement; `scheduler.placement.settings` says what each is."""
+    return setting(default, f"Where servers go: weight of {value}.", minimum=-1_000_000.0, maximum=1_000_000.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ControllerConfig(ServiceConfig):
     """Looks after servers and volumes in Xen pools. Several may share a database, each with a name of its own."""
@@ -246,6 +251,25 @@ class ControllerConfig(ServiceConfig):
         maximum=3600.0,
     )
     look_s: float = setting(2.0, "How often the pools are looked at. Seconds.", minimum=0.1, maximum=3600.0)
+    placement_spread: float = _multiplier(
+        1.0, "the share of a host that is free: positive spreads servers over hosts, negative packs them"
+    )
+    placement_ring: float = _multiplier(1.0, "how early a host comes in the ring's walk for the server")
+    placement_image: float = _multiplier(0.25, "whether a host reaches storage that has the image")
+    placement_volume: float = _multiplier(0.5, "the share of the server's volumes that a host reaches")
+    placement_failure: float = _multiplier(1.0, "builds that failed on a host of late; taken off")
+    placement_soft_affinity: float = _multiplier(
+        2.0, "the share of the group that is on a host; taken off for soft anti-affinity"
+    )
+    placement_choice_count: int = setting(
+        4,
+        "The best so many hosts are drawn from, so that controllers at work together seldom collide.",
+        minimum=1,
+        maximum=16,
+    )
+    placement_choice_margin: float = setting(
+        0.03, "But only hosts whose score is less than this below the best.", minimum=0.0, maximum=1_000_000.0
+    )
     topology_file: Path | None = setting(
         None,
         'The builder\'s topology file, where hosts and SRs are entered as they are found. "": not here, such as on all '

@@ -43,9 +43,14 @@ class BinarySize(click.ParamType[int]):
 
     name = "size"
 
+    def __init__(self, *, unlimited: bool = False) -> None:
+        self._unlimited = unlimited
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
+        if self._unlimited and str(value).strip() == "-1":
+            return -1
         match = _SIZE.fullmatch(str(value).strip())
         if match is None:
             self.fail(f"{value!r} is no size: write 512M, 20G or 1.5T", param, ctx)
@@ -53,6 +58,8 @@ class BinarySize(click.ParamType[int]):
 
 
 SIZE: Final = BinarySize()
+LIMIT: Final = BinarySize(unlimited=True)
+"""The most that something may be: a size, or -1 for no limit."""
 
 
 class Controller:

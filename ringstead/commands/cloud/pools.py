@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 
 from ringstead.commands.cloud.client import (
-    SIZE,
+    LIMIT,
     Controller,
     cloud_command,
     project_option,
@@ -309,9 +309,9 @@ def _prospect(remedy: str) -> str:
 @project_option
 @click.option("--servers", type=int, help="Servers; -1 is no limit.")
 @click.option("--vcpus", type=int)
-@click.option("--memory", type=SIZE, metavar="SIZE", help="Memory of all servers, such as 64G.")
+@click.option("--memory", type=LIMIT, metavar="SIZE", help="Memory of all servers, such as 64G.")
 @click.option("--volumes", type=int)
-@click.option("--disk", type=SIZE, metavar="SIZE", help="Disks and volumes together, such as 2T.")
+@click.option("--disk", type=LIMIT, metavar="SIZE", help="Disks and volumes together, such as 2T.")
 @cloud_command
 def quota(
     project: str | None,
@@ -328,7 +328,7 @@ def quota(
     wanted = {
         "servers": servers,
         "vcpus": vcpus,
-        "memory_mib": None if memory is None else memory >> 20,
+        "memory_mib": None if memory is None else max(-1, memory >> 20),
         "volumes": volumes,
         "disk_bytes": disk,
     }

@@ -302,7 +302,7 @@ class ServerDesk:
                 d,
                 request["name"],
                 project_of(request),
-                int(request.get("size_bytes") or 0),
+                _disk_bytes(request, "size_bytes"),
                 zone=str(request.get("zone") or ""),
                 volume_type=str(request.get("type") or ""),
                 image=str(request.get("image") or ""),
@@ -455,6 +455,14 @@ class ServerDesk:
         )
 
 
+def _disk_bytes(request: Request, field: str) -> int:
+    """The size that is asked for; 0 where none is, so that a disk of 0 bytes is refused here. RequestError."""
+    asked = request.get(field)
+    if asked is None:
+        return 0
+    return int(asked) or operations.check_disk_bytes(0)
+
+
 def new_server_of(request: Request) -> NewServer:
     """What a request for a server says. RequestError."""
     if not request.get("flavor"):
@@ -469,7 +477,7 @@ def new_server_of(request: Request) -> NewServer:
         group=str(request.get("group") or ""),
         network=str(request.get("network") or ""),
         volumes=tuple(request.get("volumes") or ()),
-        disk_bytes=int(request.get("disk_bytes") or 0),
+        disk_bytes=_disk_bytes(request, "disk_bytes"),
         same_host_as=tuple(request.get("same_host_as") or ()),
         different_host_from=tuple(request.get("different_host_from") or ()),
         required_traits=tuple(request.get("required_traits") or ()),

@@ -180,4 +180,7 @@ def inspect_file(path: Path, image_format: str) -> tuple[ImageFormat, int, int]:
             except Refused as error:
                 raise ValueError(str(error)) from error
         return "raw", size_bytes, -(-size_bytes // 512) * 512
-    return "vhd", size_bytes, int.from_bytes(footer[48:56], "big")
+    try:
+        return "vhd", size_bytes, disk_bytes(head, size_bytes, "vhd")
+    except Refused as error:
+        raise ValueError(str(error)) from error

@@ -45,6 +45,7 @@ from scheduler.lifecycle.pools import Pools
 from scheduler.lifecycle.tasks import database_clock
 from scheduler.lifecycle.tools import Tools
 from scheduler.lifecycle.volume_operations import create_flavor
+from scheduler.placement.settings import PlacementSettings
 from scheduler.records import store
 from scheduler.records.schema import open_database, sqlite_url
 from scheduler.records.secrets import PoolSecrets
@@ -67,6 +68,20 @@ FIRST_FLAVORS: Final = (
 """Name, memory in MiB, vCPUs, bytes of disk."""
 
 
+def placement_settings(config: ControllerConfig) -> PlacementSettings:
+    """How hosts are weighed, as the settings say."""
+    return PlacementSettings(
+        spread=config.placement_spread,
+        ring=config.placement_ring,
+        image=config.placement_image,
+        volume=config.placement_volume,
+        failure=config.placement_failure,
+        soft_affinity=config.placement_soft_affinity,
+        choice_count=config.placement_choice_count,
+        choice_margin=config.placement_choice_margin,
+    )
+
+
 async def run_controller(config: ControllerConfig, stop: Stop, ready: Callable[[], None]) -> None:
     """Look after servers and volumes until told to stop. Raises RingsteadError where it cannot begin."""
     key = load_cluster_key(config.cluster_key_file)
@@ -80,7 +95,13 @@ async def run_controller(config: ControllerConfig, stop: Stop, ready: Callable[[
     images = StoreImages(ObjectStore(cluster))
     secrets = PoolSecrets(key)
     claims = SqlClaims(engine, time.time)
-    chooser = RingChooser(claims, time.monotonic, ring_seed=cluster.ring.seed, draw_seed=config.writer)
+    chooser = RingChooser(
+        claims,
+        time.monotonic,
+        ring_seed=cluster.ring.seed,
+        draw_seed=config.writer,
+        settings=placement_settings(config),
+    )
     database = Database(engine)
     owner = hashlib.sha256(b"ringstead cluster id" + key).hexdigest()[:16]
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
+import click
 import pytest
 
-from ringstead.commands.cloud.client import say, show_list, state_text
+from ringstead.commands.cloud.client import LIMIT, SIZE, say, show_list, state_text
 
 POOLS = [{"id": "0123456789", "name": "west", "hosts": 3}, {"id": "9876543210", "name": "east", "hosts": 12}]
 
@@ -40,3 +41,12 @@ def test_a_state_says_what_is_being_done() -> None:
     """A thing that is at rest has its state alone."""
     assert state_text({"state": "active", "task": None}) == "active"
     assert state_text({"state": "active", "task": {"verb": "migrate"}}) == "active (migrate)"
+
+
+def test_a_limit_may_be_none() -> None:
+    """-1 lifts a quota of bytes as it lifts one of servers; it is no size of a disk."""
+    assert [LIMIT.convert(text, None, None) for text in ("-1", "0", "2G")] == [-1, 0, 2 << 30]
+    with pytest.raises(click.BadParameter, match="no size"):
+        SIZE.convert("-1", None, None)
+    with pytest.raises(click.BadParameter, match="no size"):
+        LIMIT.convert("-2", None, None)

@@ -60,6 +60,22 @@ def test_what_finds_no_place_is_refused_at_once(operation: str, request_: dict[s
     assert not list(world.claims.all())
 
 
+@pytest.mark.parametrize(
+    ("operation", "request_"),
+    [
+        ("server.create", {**SERVER, "name": "none", "disk_bytes": 0}),
+        ("volume.create", {"name": "none", "size_bytes": 0, "image": "debian"}),
+    ],
+)
+def test_a_disk_of_nothing_is_not_the_default(operation: str, request_: dict[str, Any]) -> None:
+    """A size of 0 that was asked for makes no sense; only where none was asked for is there a default."""
+    world = World()
+    (answer,) = asked(world, (operation, request_))
+    assert "a disk of 0 bytes is outside" in answer["error"]
+    assert answer["code"] == 2
+    assert not [*world.records(ServerRecord), *world.records(VolumeRecord)]
+
+
 def test_templates_and_networks_are_where_they_are() -> None:
     """A server goes to a pool that has its template and network, wherever the ring would have it; what no pool has is
     refused before anything is recorded."""

@@ -72,12 +72,13 @@ async def test_an_upload_that_breaks_off_leaves_nothing() -> None:
 
 
 def test_files_are_what_they_look_like(tmp_path: Path) -> None:
-    """A VHD is known by its footer, wherever it is, and gives the size of its disk; everything else is raw."""
+    """A VHD is known by its footer and gives the size of its disk; one that pools do not import is refused before it is
+    stored; everything else is raw."""
     footer = b"conectix" + bytes(40) + (5 << 30).to_bytes(8, "big") + bytes(456)
     path = tmp_path / "disk"
     for content, wanted, found in (
         (b"x" * 1000, "auto", ("raw", 1000, 1024)),
-        (b"x" * 1000 + footer, "auto", ("vhd", 1512, 5 << 30)),
+        (b"x" * 1000 + footer, "raw", ("raw", 1512, 1536)),
         (footer + b"x" * 1000, "auto", ("vhd", 1512, 5 << 30)),
         (footer + b"x" * 1000, "raw", ("raw", 1512, 1536)),
     ):
@@ -86,6 +87,10 @@ def test_files_are_what_they_look_like(tmp_path: Path) -> None:
     path.write_bytes(b"x" * 1000)
     with pytest.raises(ValueError, match="no VHD"):
         inspect_file(path, "vhd")
+    path.write_bytes(b"x" * 1000 + footer)
+    for wanted in ("auto", "vhd"):
+        with pytest.raises(ValueError, match="no dynamic VHD; convert it"):
+            inspect_file(path, wanted)
     path.write_bytes(b"QFI\xfb" + bytes(1000))
     with pytest.raises(ValueError, match="a qcow2 image"):
         inspect_file(path, "auto")
