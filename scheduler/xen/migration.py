@@ -8,6 +8,10 @@ Before a move with disks `VM.assert_can_migrate` is asked, so that what can be k
 copied. A move runs as a task; cancelling the caller cancels it and waits until the pool has cleaned up. When its
 outcome is unknown, the VM is asked where it is.
 
+The ticket holds a session of the receiving pool. When that pool does not take it, the sending one passes the error on
+as it came, and it looks as if the caller's own session were lost. A new login is tried first; when that does not help,
+the move has failed, at this destination, and another host may do.
+
 What the receiving pool calls its SRs and networks (references) is of no meaning in the sending one, and the caller
 knows uuids only. So the ticket carries the receiver's references beside the pool's own words, under keys that are
 taken off before it is sent.
@@ -31,7 +35,7 @@ from scheduler.hypervisor import (
 )
 from scheduler.xen.arrivals import Arrivals
 from scheduler.xen.context import Context
-from scheduler.xen.errors import CallFailed, Cancelled, NoAnswer
+from scheduler.xen.errors import CallFailed, Cancelled, NoAnswer, SessionLost
 from scheduler.xen.facts import attached_hosts, refs, text, uuid_of, vbds_of
 from scheduler.xen.picture import Picture
 from scheduler.xen.session import Value
@@ -55,7 +59,10 @@ class Migrations:
         picture = await context.now()
         host_ref, record = context.by_uuid(picture, "host", host)
         over = context.network(picture, network) if network else self._management(picture, record)
-        token = await context.call("host.migrate_receive", host_ref, over, {})
+        try:
+            token = await context.call("host.migrate_receive", host_ref, over, {})
+        except SessionLost as error:
+            raise _session_refused(context.name, host, error) from None
         if not isinstance(token, dict):
             raise NoAnswer(f"pool {context.name}: answered host.migrate_receive with no map")
         names = {f"{OURS}SR {text(sr, 'uuid')}": ref for ref, sr in picture.table("SR").items()}
@@ -88,6 +95,8 @@ class Migrations:
                 await self._send(picture, ref, vm, migration, inside, progress)
         except (Cancelled, CallFailed) as error:
             raise MigrationFailed(str(error), error.code) from None
+        except SessionLost as error:
+            raise _session_refused(context.name, migration.host, error) from None
 
     def _is_there(self, picture: Picture, vm: str, migration: Migration) -> bool:
         """Whether a VM is where a move within the pool would bring it."""
@@ -177,3 +186,11 @@ class Migrations:
                 raise Refused(f"pool {self._context.name}: the move names no network over there for {uuid}")
             mapped[ref] = self._there(ticket, "network", migration.networks[uuid])
         return mapped
+
+
+def _session_refused(pool: str, host: str, error: SessionLost) -> MigrationFailed:
+    return MigrationFailed(
+        f"pool {pool}: host {host} cannot receive the server: the receiving pool refuses the session of the move"
+        f" ({error.code})",
+        error.code,
+    )

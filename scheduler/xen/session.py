@@ -138,7 +138,10 @@ class Worker:
             except PoolUnreachable as error:  # the master that was; nothing was sent
                 self.forget()
                 problem = error
-        raise NoAnswer(f"pool {self._settings.name}: no session lasts for one call: {problem}")
+        message = f"pool {self._settings.name}: no session lasts for one call: {problem}"
+        if isinstance(problem, SessionLost):  # the call was not done, and whose session it is the caller may know better
+            raise SessionLost(message, problem.code)
+        raise NoAnswer(message)
 
     def handle(self) -> tuple[Address, str]:
         """Where this worker is logged in, and the session. Only after a call."""

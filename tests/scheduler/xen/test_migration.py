@@ -348,6 +348,28 @@ async def test_a_crossing_that_fails_leaves_the_server_as_it_was(two: tuple[Simu
     assert sim.disks(1) == []
 
 
+@pytest.mark.parametrize(
+    ("method", "index", "count"),
+    [("host.migrate_receive", 1, 3), ("VM.assert_can_migrate", 0, 3), ("VM.migrate_send", 0, 1)],
+)
+async def test_a_receiver_that_refuses_the_session(
+    two: tuple[Simulation, XenPool, XenPool], method: str, index: int, count: int
+) -> None:
+    """It is the move that fails, towards that host, and not the caller's session; later the same move works."""
+    sim, first, second = two
+    await running(first, await first.inventory())
+    sim.fault(method, index, error=["SESSION_INVALID", "OpaqueRef:secret"], count=count)
+    there = (await second.inventory()).hosts[0].uuid
+    with pytest.raises(MigrationFailed, match=f"host {there} cannot receive .*SESSION_INVALID") as caught:
+        await first.migrate("s1", await crossing(first, second))
+    assert "secret" not in str(caught.value)
+    assert sim.servers(1) == []
+    assert sim.faults_left(index) == 0
+    assert "ringstead-passport" not in sim.servers(0)[0]["other_config"]
+    await first.migrate("s1", await crossing(first, second))
+    assert await second.find_server("s1") is not None
+
+
 async def test_another_master_during_a_move(sim: Simulation, pool: XenPool) -> None:
     """The sessions are gone, the move is not: it is followed at the new master to its end."""
     inventory = await pool.inventory()
