@@ -204,11 +204,20 @@ async def _one_exchange(link: _Link, handle: Handle) -> bool:
         await handle(exchange)
     except Refused as refused:
         body = f"{refused.text}\n".encode()
-        await exchange.answer(refused.status, body, "text/plain", refused.headers)
+        headers = dict(refused.headers or {})
+        if _has_body(event) and link.connection.their_state is h11.SEND_BODY:
+            headers["connection"] = "close"  # what comes of it still is no next request
+        await exchange.answer(refused.status, body, "text/plain", headers)
+    if not _has_body(event) and link.connection.their_state is h11.SEND_BODY:
+        link.connection.next_event()  # its end, which is there already: nobody has asked for a body
     if link.connection.our_state is h11.DONE and link.connection.their_state is h11.DONE:
         return True
     await _linger(link)
     return False
+
+
+def _has_body(event: h11.Request) -> bool:
+    return any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in event.headers)
 
 
 def _exchange(event: h11.Request, link: _Link) -> Exchange:

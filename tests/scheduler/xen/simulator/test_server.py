@@ -190,6 +190,25 @@ def test_measurements_are_told(xensim: Xensim, session: Session) -> None:
     assert transfer(xensim.urls[1], "GET", "/rrd_updates", query)[2].startswith(b"<xport><meta><start>")
 
 
+def test_a_connection_serves_one_request_after_another(xensim: Xensim, session: Session) -> None:
+    """Also those without a body, measurements among them; where it is closed after an answer, the answer says so."""
+    url = urllib.parse.urlsplit(xensim.urls[0])
+    connection = http.client.HTTPConnection(str(url.hostname), url.port, timeout=20)
+    connection.connect()
+    port = connection.sock.getsockname()[1]
+    query = urllib.parse.urlencode({"session_id": session.ref, "start": "0"})
+    for path, status in ((f"/rrd_updates?{query}", 200), ("/rrd_updates", 401), ("/nothing", 404), ("/", 200)):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        assert (answer.status, answer.getheader("connection")) == (status, None)
+        assert answer.read()
+        assert connection.sock.getsockname()[1] == port
+    connection.request("PUT", "/import_raw_vdi", b"unread")
+    answer = connection.getresponse()
+    assert (answer.status, answer.getheader("connection")) == (401, "close")
+    connection.close()
+
+
 def test_an_error_is_answered_as_often_as_ordered(xensim: Xensim, session: Session) -> None:
     """Any code on any message, asynchronous ones included, and then no more."""
     xensim.control("POST", "/faults", {"method": "VM.get_*", "error": ["INTERNAL_ERROR", "ordered"], "count": 2})
