@@ -139,7 +139,9 @@ class Worker:
                 self.forget()
                 problem = error
         message = f"pool {self._settings.name}: no session lasts for one call: {problem}"
-        if isinstance(problem, SessionLost):  # the call was not done, and whose session it is the caller may know better
+        if isinstance(
+            problem, SessionLost
+        ):  # the call was not done, and whose session it is the caller may know better
             raise SessionLost(message, problem.code)
         raise NoAnswer(message)
 

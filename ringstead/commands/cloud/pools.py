@@ -150,11 +150,12 @@ def host() -> None:
 
 
 @host.command(name="list")
+@click.option("--zone", metavar="ZONE", help="Only those in this zone, z2 or r1z2.")
 @cloud_command
-def host_list(data: Path, config: Path | None, as_json: bool) -> None:
+def host_list(zone: str | None, data: Path, config: Path | None, as_json: bool) -> None:
     """List hosts with what is claimed of them."""
     show_list(
-        Controller(data, config).ask("host.list")["hosts"],
+        Controller(data, config).ask("host.list", zone=zone)["hosts"],
         {
             "ID": lambda each: short(each["id"]),
             "NAME": "name",

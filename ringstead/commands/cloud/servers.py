@@ -77,7 +77,7 @@ def create(name: str, data: Path, config: Path | None, as_json: bool, wait: bool
 
 @server.command(name="list")
 @project_option
-@click.option("--zone", metavar="ZONE", help="Only those in this zone, r1z2.")
+@click.option("--zone", metavar="ZONE", help="Only those in this zone, z2 or r1z2.")
 @click.option("--state", metavar="STATE", help="Only those in this state.")
 @cloud_command
 def list_(data: Path, config: Path | None, as_json: bool, **where: Any) -> None:

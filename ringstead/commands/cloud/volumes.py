@@ -57,11 +57,12 @@ def volume_create(
 
 @volume.command(name="list")
 @project_option
+@click.option("--zone", metavar="ZONE", help="Only those in this zone, z2 or r1z2.")
 @cloud_command
-def volume_list(project: str | None, data: Path, config: Path | None, as_json: bool) -> None:
+def volume_list(data: Path, config: Path | None, as_json: bool, **where: Any) -> None:
     """List volumes."""
     show_list(
-        Controller(data, config).ask("volume.list", project=project)["volumes"],
+        Controller(data, config).ask("volume.list", **where)["volumes"],
         {
             "ID": lambda each: short(each["id"]),
             "NAME": "name",

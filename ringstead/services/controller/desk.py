@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
+from sqlalchemy import Connection
+
 from ringstead.processes.control import Answer, Operation
 from ringstead.services.controller.views import flavor_view, plain, server_view, task_view, volume_view
 from scheduler.errors import RequestError, SchedulerError
@@ -19,14 +21,16 @@ from scheduler.hypervisor import HypervisorError, PowerAction
 from scheduler.lifecycle import operations, volume_operations
 from scheduler.lifecycle.controller import Controller
 from scheduler.lifecycle.operations import Desk, NewServer
-from scheduler.lifecycle.requests import request_of
+from scheduler.lifecycle.requests import parse_zone, request_of
 from scheduler.lifecycle.tools import ImageLibrary
+from scheduler.placement.resources import zone_name
 from scheduler.records import store
 from scheduler.records.types import (
     FlavorRecord,
     GroupRecord,
     HostRecord,
     ImageRecord,
+    PoolRecord,
     ServerRecord,
     SnapshotRecord,
     TaskRecord,
@@ -131,9 +135,10 @@ class ServerDesk:
 
     async def list_servers(self, request: Request) -> Answer:
         """All, or those of a project, a zone, a host or in a state."""
-        project, zone, state = request.get("project"), request.get("zone"), request.get("state")
+        project, state = request.get("project"), request.get("state")
 
         def work(connection: Any) -> Answer:
+            zone = asked_zone(connection, request)
             records = store.all_of(connection, ServerRecord, **({"project": project} if project else {}))
             views = [server_view(connection, server) for server in records]
             if zone:
@@ -315,12 +320,14 @@ class ServerDesk:
         return answer
 
     async def volume_list(self, request: Request) -> Answer:
-        """All, or those of a project."""
+        """All, or those of a project or in a zone."""
         project = request.get("project")
 
         def work(connection: Any) -> Answer:
+            zone = asked_zone(connection, request)
             records = store.all_of(connection, VolumeRecord, **({"project": project} if project else {}))
-            return {"volumes": [volume_view(connection, volume) for volume in records]}
+            views = [volume_view(connection, volume) for volume in records]
+            return {"volumes": [view for view in views if zone in ("", view["zone"])]}
 
         return await self._controller.read(work)
 
@@ -461,6 +468,19 @@ def _disk_bytes(request: Request, field: str) -> int:
     if asked is None:
         return 0
     return int(asked) or operations.check_disk_bytes(0)
+
+
+def asked_zone(connection: Connection, request: Request, key: str = "zone") -> str:
+    """The zone that a request names, as it is written everywhere (`r1z2`); empty for none. RequestError where no pool is."""
+    text = str(request.get(key) or "")
+    zone = parse_zone(text)
+    if zone is None:
+        return ""
+    known = sorted({(pool.region, pool.zone) for pool in store.all_of(connection, PoolRecord)})
+    if zone not in known:
+        listed = ", ".join(zone_name(each) for each in known) or "none: add a pool first"
+        raise RequestError(f"there is no availability zone {text!r}; there are {listed}")
+    return zone_name(zone)
 
 
 def new_server_of(request: Request) -> NewServer:

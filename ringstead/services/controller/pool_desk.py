@@ -13,7 +13,7 @@ from typing import Any, Final
 import trio
 
 from ringstead.processes.control import Answer, Operation
-from ringstead.services.controller.desk import Request, guarded, project_of
+from ringstead.services.controller.desk import Request, asked_zone, guarded, project_of
 from ringstead.services.controller.views import plain, plan_view, pool_view, server_view, volume_view
 from scheduler.claims.claim import Quota, Role
 from scheduler.errors import RequestError
@@ -167,8 +167,9 @@ class CloudDesk:
     # --------------------------------------------------------------------------------------------------------------- hosts
 
     async def host_list(self, request: Request) -> Answer:
-        """All hosts, with what is claimed of each."""
+        """All hosts, or those in a zone, with what is claimed of each."""
         controller = self._controller
+        zone = await controller.read(lambda connection: asked_zone(connection, request))
         usage, _ = await controller.tools.database.block(controller.tools.claims.usage)
         used = {each.limit.host_id: each for each in usage}
         records = await controller.read(lambda c: {host.id: host for host in store.all_of(c, HostRecord)})
@@ -180,7 +181,7 @@ class CloudDesk:
         for host in controller.chooser.hosts():
             record, taken = records.get(host.host_id), used.get(host.host_id)
             link = controller.tools.pools.links.get(host.pool_id)
-            if record is None or link is None:
+            if record is None or link is None or zone not in ("", zone_name(host.zone)):
                 continue
             state = (
                 "pool down"
@@ -332,12 +333,10 @@ class CloudDesk:
         return {"hosts": [host.name for host in hosts]}
 
     async def _zone(self, text: str) -> str:
-        zone = parse_zone(text)
-        known = sorted({(r.region, r.zone) for r in await self._controller.read(lambda c: store.all_of(c, PoolRecord))})
-        if zone is None or zone not in known:
-            listed = ", ".join(zone_name(each) for each in known) or "none: add a pool first"
-            raise RequestError(f"there is no availability zone {text!r}; there are {listed}")
-        return zone_name(zone)
+        zone = await self._controller.read(lambda connection: asked_zone(connection, {"zone": text}))
+        if not zone:
+            raise RequestError("name an availability zone: z2, or r1z2 with its region")
+        return zone
 
     async def _hosts_of(self, zone: str) -> list[HostRecord]:
         def work(connection: Any) -> list[HostRecord]:

@@ -132,3 +132,23 @@ def test_what_is_there_stays_when_there_is_no_room_for_more() -> None:
     assert "no host" in world.server("web").fault
     assert (world.volume("data").state.value, world.volume("data").size_bytes) == ("available", GIB)
     assert "lacks" in world.volume("data").fault
+
+
+def test_a_zone_may_be_written_short() -> None:
+    """Lists of servers, volumes and hosts take `z2` for `r1z2`, as all else does, and refuse what is no zone."""
+    world = World()
+    answers = asked(
+        world,
+        ("server.create", {**SERVER, "name": "web", "zone": "z2"}),
+        ("volume.create", {"name": "data", "size_bytes": GIB, "zone": "r1z2"}),
+        *[
+            (f"{noun}.list", {"zone": zone})
+            for noun in ("server", "volume")
+            for zone in ("z2", "r1z2", "z1", "z9", "x")
+        ],
+    )
+    for noun, found in (("servers", answers[2:7]), ("volumes", answers[7:])):
+        assert [len(answer[noun]) for answer in found[:3]] == [1, 1, 0]
+        assert "there is no availability zone 'z9'; there are r1z1, r1z2" in found[3]["error"]
+        assert "is no zone" in found[4]["error"]
+        assert [answer["code"] for answer in found[3:]] == [2, 2]

@@ -53,3 +53,23 @@ async def _called_off() -> None:
 def test_enabling_calls_the_emptying_off() -> None:
     """A host or zone that is enabled while it is being emptied is not emptied any further."""
     trio.run(_called_off, clock=MockClock(autojump_threshold=0))
+
+
+async def _listed() -> None:
+    world = World()
+    controller = world.controller()
+    operations = CloudDesk(controller, PoolSecrets(bytes(32)), unused).operations()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(controller.run)
+        await trio.sleep(5)
+        short, full = [(await operations["host.list"]({"zone": zone}))["hosts"] for zone in ("z2", "r1z2")]
+        assert short == full
+        assert {host["zone"] for host in short} == {"r1z2"}
+        assert len((await operations["host.list"]({}))["hosts"]) > len(short)
+        assert "there are r1z1, r1z2" in (await operations["host.list"]({"zone": "z9"}))["error"]
+        nursery.cancel_scope.cancel()
+
+
+def test_hosts_of_a_zone() -> None:
+    """A zone may be written with its region or without; one that is not there is refused."""
+    trio.run(_listed, clock=MockClock(autojump_threshold=0))
