@@ -96,6 +96,11 @@ class Pools:
                 return pool_id
         raise self._missing(f"SR {sr_id}")
 
+    def srs_outside(self, pool_id: str) -> set[str]:
+        """The SRs of all other pools, as last seen."""
+        others = [link.inventory for key, link in self.links.items() if key != pool_id]
+        return {sr.uuid for inventory in others if inventory is not None for sr in inventory.srs}
+
     def hosts_offering(self, template: str, network: str) -> frozenset[str]:
         """The hosts whose pool has a template and a network of these names, the network with a way out of that host if it
         has one anywhere; empty where nothing is named. RequestError if no pool that was seen has both.

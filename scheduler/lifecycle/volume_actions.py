@@ -35,7 +35,10 @@ async def claim_volume(job: Job) -> Outcome:
     held, _ = await job.holds(volume.id)
     if held is None:
         data = job.task.data
-        request = volume_request_of(volume, str(data.get("near_host", "")), data.get("excluded", ()))
+        near, excluded = str(data.get("near_host", "")), set(data.get("excluded", ()))
+        if data.get("copy_of"):  # a pool copies within itself
+            excluded |= job.tools.pools.srs_outside(str(data["copy_pool"]))
+        request = volume_request_of(volume, near, excluded)
         await job.tools.database.block(lambda: job.tools.chooser.book_volume(request, job.claim_key, guard=job.fenced))
         held, _ = await job.holds(volume.id)
     if held is None:
@@ -66,6 +69,7 @@ async def create_volume(job: Job) -> Outcome:
         volume.size_bytes,
         held.disks[0].sr_id,
         None if image is None else job.tools.images.source(image),
+        copy_of=str(job.task.data.get("copy_of", "")),
     )
     await job.tools.pools.hypervisor(str(job.task.data["pool"])).create_disk(spec, job.progress)
 

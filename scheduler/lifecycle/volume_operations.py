@@ -43,13 +43,22 @@ def create_volume(
     zone: str = "",
     volume_type: str = "",
     image: str = "",
+    copied: str = "",
     near: str = "",
     id_: str = "",
 ) -> tuple[VolumeRecord, TaskRecord]:
-    """A volume; `near` names a server whose host must reach it, `id_` is the id that it is to have."""
+    """A volume; `near` names a server whose host must reach it, `id_` is the id that it is to have. `copied` names the
+    volume that it is to be a copy of, which is attached to nothing and in whose pool the copy will be."""
     check_name("volume", name)
     check_name("project", project)
-    source = None
+    source, original = None, None
+    if copied:
+        if image:
+            raise RequestError("a volume has the content of an image or of another volume, not of both")
+        original = idle_volume(desk, copied, project, VolumeState.AVAILABLE)
+        size_bytes = size_bytes or original.size_bytes
+        if size_bytes < original.size_bytes:
+            raise RequestError(f"volume {original.name} has {original.size_bytes} bytes; {size_bytes} are too few")
     if image:
         source = store.named(desk.connection, ImageRecord, image)
         if source.state is not ImageState.READY:
@@ -73,7 +82,8 @@ def create_volume(
         image_id="" if source is None else source.id,
     )
     store.add(desk.connection, volume)
-    return volume, desk.submit("volume-create", volume.id, project, near_host=host)
+    copy = {} if original is None else {"copy_of": original.id, "copy_pool": original.pool_id}
+    return volume, desk.submit("volume-create", volume.id, project, near_host=host, **copy)
 
 
 def idle_volume(desk: Desk, name: str, project: str, *states: VolumeState) -> VolumeRecord:
@@ -133,6 +143,15 @@ def snapshot_volume(desk: Desk, name: str, project: str, snapshot: str) -> tuple
         raise store.NameTaken(f"volume {volume.name} has a snapshot {snapshot!r} already")
     number = desk.new_id()
     return volume, desk.submit("volume-snapshot", volume.id, volume.project, snapshot=number, name=snapshot)
+
+
+def delete_snapshot(desk: Desk, name: str, project: str, snapshot: str) -> tuple[VolumeRecord, TaskRecord]:
+    """Remove one snapshot of a volume, which stays as it is. NoSuchRecord."""
+    volume = idle_volume(desk, name, project, VolumeState.AVAILABLE, VolumeState.IN_USE)
+    for known in store.all_of(desk.connection, SnapshotRecord, volume_id=volume.id):
+        if snapshot in (known.name, known.id):
+            return volume, desk.submit("snapshot-delete", volume.id, volume.project, snapshot=known.id)
+    raise store.NoSuchRecord(f"volume {volume.name} has no snapshot {snapshot!r}")
 
 
 # ----------------------------------------------------------------------------------------------------- flavors and images

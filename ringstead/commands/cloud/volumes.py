@@ -36,11 +36,12 @@ def volume() -> None:
 
 @volume.command(name="create")
 @click.argument("name")
-@click.option("--size", "size_bytes", type=SIZE, metavar="SIZE", help="Such as 20G.  [the image's]")
+@click.option("--size", "size_bytes", type=SIZE, metavar="SIZE", help="Such as 20G.  [the image's or source's]")
 @click.option("--zone", metavar="ZONE", help="Availability zone.  [any]")
 @click.option("--near", metavar="SERVER", help="Where this server's host can reach it.")
 @click.option("--type", "volume_type", metavar="TAG", help="On an SR with this tag.")
 @click.option("--image", metavar="NAME", help="With the content of an image.")
+@click.option("--source", metavar="VOLUME", help="A copy of this volume, which is detached; in its pool.")
 @project_option
 @wait_option
 @cloud_command
@@ -48,8 +49,8 @@ def volume_create(
     name: str, volume_type: str | None, data: Path, config: Path | None, as_json: bool, wait: bool, **wanted: Any
 ) -> None:
     """Create a volume."""
-    if wanted["size_bytes"] is None and not wanted["image"]:
-        raise UsageError("a volume needs a --size, or an --image whose size it takes")
+    if wanted["size_bytes"] is None and not wanted["image"] and not wanted["source"]:
+        raise UsageError("a volume needs a --size, or an --image or --source whose size it takes")
     controller = Controller(data, config)
     answer = controller.ask("volume.create", id=str(uuid.uuid4()), name=name, type=volume_type, **wanted)
     finish(controller, answer, "volume", wait=wait, as_json=as_json)
@@ -145,13 +146,15 @@ def extend(data: Path, config: Path | None, as_json: bool, wait: bool, **wanted:
 @volume.command(name="snapshot")
 @click.argument("name")
 @click.argument("snapshot")
+@click.option("--delete", "remove", is_flag=True, help="Delete that snapshot instead.")
 @project_option
 @wait_option
 @cloud_command
-def volume_snapshot(data: Path, config: Path | None, as_json: bool, wait: bool, **wanted: Any) -> None:
-    """Keep a volume as it is now, as SNAPSHOT."""
+def volume_snapshot(remove: bool, data: Path, config: Path | None, as_json: bool, wait: bool, **wanted: Any) -> None:
+    """Keep a volume as it is now, as SNAPSHOT, or delete that snapshot."""
     controller = Controller(data, config)
-    finish(controller, controller.ask("volume.snapshot", **wanted), "volume", wait=wait, as_json=as_json)
+    operation = "volume.snapshot-delete" if remove else "volume.snapshot"
+    finish(controller, controller.ask(operation, **wanted), "volume", wait=wait, as_json=as_json)
 
 
 @volume.command(name="delete")

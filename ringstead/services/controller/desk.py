@@ -96,6 +96,7 @@ class ServerDesk:
             "volume.detach": self.volume_detach,
             "volume.extend": self.volume_extend,
             "volume.snapshot": self.volume_snapshot,
+            "volume.snapshot-delete": self.volume_snapshot_delete,
             "volume.delete": self.volume_delete,
             "flavor.create": self.flavor_create,
             "flavor.list": self.flavor_list,
@@ -311,6 +312,7 @@ class ServerDesk:
                 zone=str(request.get("zone") or ""),
                 volume_type=str(request.get("type") or ""),
                 image=str(request.get("image") or ""),
+                copied=str(request.get("source") or ""),
                 near=str(request.get("near") or ""),
                 id_=id_,
             )
@@ -364,6 +366,11 @@ class ServerDesk:
         """Keep it as it is."""
         project, snapshot = project_of(request), request["snapshot"]
         return await self._on_volume(lambda d: volume_operations.snapshot_volume(d, request["name"], project, snapshot))
+
+    async def volume_snapshot_delete(self, request: Request) -> Answer:
+        """Remove one of its snapshots."""
+        project, snapshot = project_of(request), request["snapshot"]
+        return await self._on_volume(lambda d: volume_operations.delete_snapshot(d, request["name"], project, snapshot))
 
     async def volume_delete(self, request: Request) -> Answer:
         """Delete it, with its snapshots."""

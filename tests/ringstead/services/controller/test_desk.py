@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from ringstead.services.controller.desk import ServerDesk
 from scheduler.claims.claim import Quota
 from scheduler.lifecycle import volume_operations
-from scheduler.records.types import ServerRecord, VolumeRecord
+from scheduler.records.types import ServerRecord, SnapshotRecord, VolumeRecord, VolumeState
 from tests.scheduler.lifecycle.world import GIB, World
 
 SERVER = {"flavor": "small", "image": "debian"}
@@ -152,3 +152,46 @@ def test_a_zone_may_be_written_short() -> None:
         assert "there is no availability zone 'z9'; there are r1z1, r1z2" in found[3]["error"]
         assert "is no zone" in found[4]["error"]
         assert [answer["code"] for answer in found[3:]] == [2, 2]
+
+
+def test_a_copy_of_a_volume() -> None:
+    """It has the source's content and size, in the source's pool wherever that is, and outlives it; what makes no sense is
+    refused."""
+    world = World()
+    answers = asked(
+        world,
+        ("volume.create", {"name": "data", "image": "debian", "zone": "z2"}),
+        *[("volume.create", {"name": f"copy{number}", "source": "data"}) for number in range(4)],
+        ("volume.create", {"name": "small", "source": "data", "size_bytes": GIB - 1}),
+        ("volume.create", {"name": "both", "source": "data", "image": "debian"}),
+        ("volume.create", {"name": "none", "source": "nothing"}),
+        ("volume.create", {"name": "far", "source": "data", "zone": "z1"}),
+        ("volume.delete", {"name": "data"}),
+    )
+    assert [answer.get("code") for answer in answers] == [None] * 5 + [2, 2, 2, 1, None]
+    copies = world.records(VolumeRecord)
+    assert {copy.name for copy in copies} == {f"copy{number}" for number in range(4)}
+    pool = world.pools["p2"]
+    contents = {disk.disk_id: pool.contents[disk.uuid] for disk in pool.disks.values()}
+    for copy in copies:
+        assert (copy.state, copy.size_bytes, copy.pool_id) == (VolumeState.AVAILABLE, GIB, "p2")
+        assert contents[copy.id].startswith(b"an image")
+
+
+def test_one_snapshot_of_a_volume_is_deleted() -> None:
+    """That one, in the pool and in the records; the volume and its other snapshot stay."""
+    world = World()
+    answers = asked(
+        world,
+        ("volume.create", {"name": "data", "size_bytes": GIB}),
+        ("volume.snapshot", {"name": "data", "snapshot": "first"}),
+        ("volume.snapshot", {"name": "data", "snapshot": "second"}),
+        ("volume.snapshot-delete", {"name": "data", "snapshot": "third"}),
+        ("volume.snapshot-delete", {"name": "data", "snapshot": "first"}),
+    )
+    assert "volume data has no snapshot 'third'" in answers[3]["error"]
+    [left] = world.records(SnapshotRecord)
+    [volume] = world.records(VolumeRecord)
+    assert (left.name, volume.state) == ("second", VolumeState.AVAILABLE)
+    disks = {disk.disk_id for pool in world.pools.values() for disk in pool.disks.values()}
+    assert disks == {volume.id, left.id}
