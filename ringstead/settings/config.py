@@ -251,6 +251,12 @@ class ControllerConfig(ServiceConfig):
         maximum=3600.0,
     )
     look_s: float = setting(2.0, "How often the pools are looked at. Seconds.", minimum=0.1, maximum=3600.0)
+    vcpu_ratio: float = setting(
+        4.0,
+        "How many vCPUs a host gives out for each of its processors. The same for all controllers of a database.",
+        minimum=0.1,
+        maximum=64.0,
+    )
     placement_spread: float = _multiplier(
         1.0, "the share of a host that is free: positive spreads servers over hosts, negative packs them"
     )

@@ -34,6 +34,7 @@ from scheduler.lifecycle.operations import Desk
 from scheduler.lifecycle.pools import PoolLink
 from scheduler.lifecycle.refresh import Refresher
 from scheduler.lifecycle.tools import Tools
+from scheduler.placement.resources import VCPU_RATIO
 from scheduler.records import store
 from scheduler.records.types import PoolRecord, TaskRecord, TaskState
 
@@ -49,10 +50,12 @@ HOUSEKEEPING_S: Final = 3600.0
 
 @dataclass(frozen=True)
 class ControllerSettings:
-    """How a controller works: `look_s` is how often pools are looked at, `executor` how it works on tasks."""
+    """How a controller works: `look_s` is how often pools are looked at, `executor` how it works on tasks, `vcpu_ratio` how
+    many vCPUs a host without a ratio of its own gives out per processor."""
 
     look_s: float = 2.0
     executor: ExecutorSettings = field(default_factory=ExecutorSettings)
+    vcpu_ratio: float = VCPU_RATIO
 
 
 class Controller:
@@ -75,7 +78,9 @@ class Controller:
         self._connect = connect
         self._settings = settings or ControllerSettings()
         self.executor = Executor(tools, name, self._settings.executor)
-        self.refresher = Refresher(tools.database, tools.claims, tools.pools, chooser, enter)
+        self.refresher = Refresher(
+            tools.database, tools.claims, tools.pools, chooser, enter, vcpu_ratio=self._settings.vcpu_ratio
+        )
         self._scopes: dict[str, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
 

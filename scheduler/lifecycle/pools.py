@@ -22,7 +22,7 @@ from typing import Final
 from ring.topology import Device
 from scheduler.errors import RequestError
 from scheduler.hypervisor import Gone, HostFacts, Hypervisor, HypervisorError, PoolInventory, SrFacts, Unreachable
-from scheduler.placement.resources import Host, Sr
+from scheduler.placement.resources import VCPU_RATIO, Host, Sr
 from scheduler.records.types import HostRecord, PoolRecord, SrRecord
 
 MIB: Final = 1 << 20
@@ -178,7 +178,7 @@ def topology_devices(link: PoolLink, hosts: Mapping[str, HostRecord], srs: Mappi
     ]
 
 
-def hosts_of(link: PoolLink, records: Mapping[str, HostRecord]) -> list[Host]:
+def hosts_of(link: PoolLink, records: Mapping[str, HostRecord], vcpu_ratio: float = VCPU_RATIO) -> list[Host]:
     """The pool's hosts for placement; one without a record is left out until it has one."""
     if link.inventory is None:
         return []
@@ -203,7 +203,7 @@ def hosts_of(link: PoolLink, records: Mapping[str, HostRecord]) -> list[Host]:
                 pcpus=facts.vcpu_count,
                 name=facts.name,
                 reserved_memory_mib=overhead + foreign.get(facts.uuid, 0),
-                vcpu_ratio=record.vcpu_ratio,
+                vcpu_ratio=record.vcpu_ratio or vcpu_ratio,
                 reserved_vcpus=foreign_vcpus.get(facts.uuid, 0),
                 traits=facts.tags,
                 tags=facts.tags,

@@ -33,7 +33,7 @@ from scheduler.lifecycle.pools import (
     srs_of,
     topology_devices,
 )
-from scheduler.placement.resources import Host, Sr
+from scheduler.placement.resources import VCPU_RATIO, Host, Sr
 from scheduler.records import store
 from scheduler.records.tables import POOLS
 from scheduler.records.types import HostRecord, PoolRecord, SrRecord
@@ -66,6 +66,8 @@ class Refresher:
     follower: Follows
     enter: Callable[[list[Device]], Mapping[str, int]] | None = None
     """Enters hosts and SRs in the ring's topology; their numbers there by uuid. Blocks; may raise SchedulerError."""
+    vcpu_ratio: float = VCPU_RATIO
+    """Of hosts without one of their own."""
     _entered: list[Device] = field(default_factory=list)
 
     async def look(self, *, fresh: bool = False) -> None:
@@ -83,7 +85,7 @@ class Refresher:
         srs: list[Sr] = []
         for link in links:
             try:
-                its_hosts, its_srs = hosts_of(link, host_records), srs_of(link, sr_records)
+                its_hosts, its_srs = hosts_of(link, host_records, self.vcpu_ratio), srs_of(link, sr_records)
             except (InventoryError, ValueError) as error:  # of that pool alone
                 link.problem = f"what it says makes no sense: {error}"
                 log.warning("a pool makes no sense", pool=link.record.name, reason=str(error))

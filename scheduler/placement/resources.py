@@ -27,6 +27,8 @@ Zone: TypeAlias = tuple[int, int]
 """An availability zone: (region, zone) of the ring's topology. `zone_name` writes it as people do: `r1z2`."""
 
 OVERCOMMIT_MAX = 64.0
+VCPU_RATIO = 4.0
+"""vCPUs that may be given out per processor, where nobody says otherwise."""
 OVER_SUBSCRIPTION_MAX = 100.0
 MEMORY_MIB_MAX = 1 << 40
 SR_BYTES_MAX = 1 << 60
@@ -65,7 +67,7 @@ class Host:
     pcpus: int
     name: str = ""
     reserved_memory_mib: int = 0
-    vcpu_ratio: float = 4.0
+    vcpu_ratio: float = VCPU_RATIO
     reserved_vcpus: int = 0
     traits: frozenset[str] = frozenset()
     tags: frozenset[str] = frozenset()

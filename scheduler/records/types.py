@@ -117,7 +117,8 @@ class HostRecord:
     node: str
     enabled: bool = True
     maintenance: bool = False
-    vcpu_ratio: float = 4.0
+    vcpu_ratio: float = 0.0
+    """vCPUs that may be given out per processor; 0: as the controller's settings say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,6 +149,18 @@ def host() -> None:
     """Hosts of the pools."""
 
 
+@host.command(name="set")
+@click.argument("name")
+@click.option(
+    "--vcpu-ratio", type=float, required=True, help="vCPUs given out per processor; 0: as controller.toml has it."
+)
+@cloud_command
+def host_set(name: str, vcpu_ratio: float, data: Path, config: Path | None, as_json: bool) -> None:
+    """Say how many vCPUs a host gives out."""
+    answer = Controller(data, config).ask("host.set", name=name, vcpu_ratio=vcpu_ratio)
+    say(answer, f"host {name} is set", as_json=as_json)
+
+
 @host.command(name="list")
 @click.option("--zone", metavar="ZONE", help="Only those in this zone, z2 or r1z2.")
 @cloud_command

@@ -23,7 +23,7 @@ from scheduler.lifecycle.controller import Controller
 from scheduler.lifecycle.operations import Busy, Desk, InUse, check_name
 from scheduler.lifecycle.reconcile import Difference
 from scheduler.lifecycle.requests import parse_zone
-from scheduler.placement.resources import Zone, zone_name
+from scheduler.placement.resources import OVERCOMMIT_MAX, Zone, zone_name
 from scheduler.records import store
 from scheduler.records.secrets import PoolSecrets
 from scheduler.records.types import (
@@ -36,6 +36,7 @@ from scheduler.records.types import (
 )
 
 PROBE_TIMEOUT_S: Final = 25.0
+VCPU_RATIO_MIN: Final = 0.1
 QUOTA_FIELDS: Final = ("servers", "vcpus", "memory_mib", "volumes", "disk_bytes")
 Connect = Callable[[PoolRecord, str], Hypervisor]
 
@@ -57,6 +58,7 @@ class CloudDesk:
             "host.list": self.host_list,
             "host.disable": self.host_disable,
             "host.enable": self.host_enable,
+            "host.set": self.host_set,
             "host.evacuate": self.host_evacuate,
             "host.rebalance": self.host_rebalance,
             "az.list": self.az_list,
@@ -220,6 +222,21 @@ class CloudDesk:
     async def host_enable(self, request: Request) -> Answer:
         """It takes servers again. If it is being emptied, that is called off; moves that have begun go on."""
         return await self._set_host(request["name"], enabled=True)
+
+    async def host_set(self, request: Request) -> Answer:
+        """Give it a ratio of vCPUs to processors of its own, or with 0 that of the settings. What runs there stays."""
+        ratio = float(request["vcpu_ratio"])
+        if ratio and not VCPU_RATIO_MIN <= ratio <= OVERCOMMIT_MAX:
+            raise RequestError(f"a vCPU ratio of {ratio:g} is outside {VCPU_RATIO_MIN:g}..{OVERCOMMIT_MAX:g}")
+
+        def work(desk: Desk) -> HostRecord:
+            host = store.named(desk.connection, HostRecord, request["name"], lock=True)
+            store.change(desk.connection, HostRecord, host.id, vcpu_ratio=ratio)
+            return replace(host, vcpu_ratio=ratio)
+
+        host = await self._controller.request(work)
+        await self._controller.refresher.settle()
+        return {"host": plain(host)}
 
     async def _set_host(self, name: str, *, enabled: bool) -> Answer:
         def work(desk: Desk) -> HostRecord:

@@ -122,7 +122,9 @@ async def run_controller(config: ControllerConfig, stop: Stop, ready: Callable[[
         lambda: str(uuid.uuid4()),
         database_clock,
     )
-    settings = ControllerSettings(look_s=config.look_s, executor=ExecutorSettings(lease_s=config.lease_s))
+    settings = ControllerSettings(
+        look_s=config.look_s, executor=ExecutorSettings(lease_s=config.lease_s), vcpu_ratio=config.vcpu_ratio
+    )
     topology = config.topology_file
     enter = None if topology is None else partial(cloud_topology.enter, topology)
     controller = Controller(config.title, tools, chooser, reconnect, settings, enter=enter)

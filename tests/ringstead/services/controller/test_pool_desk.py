@@ -73,3 +73,33 @@ async def _listed() -> None:
 def test_hosts_of_a_zone() -> None:
     """A zone may be written with its region or without; one that is not there is refused."""
     trio.run(_listed, clock=MockClock(autojump_threshold=0))
+
+
+async def _shared() -> None:
+    world = World()
+    controller = world.controller()
+    controller.refresher.vcpu_ratio = 1.5
+    operations = CloudDesk(controller, PoolSecrets(bytes(32)), unused).operations()
+
+    async def limits() -> dict[str, int]:
+        return {host["name"]: host["vcpu_limit"] for host in (await operations["host.list"]({}))["hosts"]}
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(controller.run)
+        await trio.sleep(5)
+        usual = await limits()
+        name = min(usual)
+        assert set(usual.values()) == {6}  # of four processors
+        await operations["host.set"]({"name": name, "vcpu_ratio": 3.0})
+        assert await limits() == {**usual, name: 12}
+        assert {each.limit.vcpus for each in world.claims.usage()[0]} == {6, 12}
+        for bad in (-1.0, 0.01, 65.0, float("nan")):
+            assert "is outside 0.1..64" in (await operations["host.set"]({"name": name, "vcpu_ratio": bad}))["error"]
+        await operations["host.set"]({"name": name, "vcpu_ratio": 0})
+        assert await limits() == usual
+        nursery.cancel_scope.cancel()
+
+
+def test_processors_are_shared_as_the_settings_and_the_host_say() -> None:
+    """The ratio of the settings holds for hosts without one of their own, also when that is taken back."""
+    trio.run(_shared, clock=MockClock(autojump_threshold=0))
