@@ -82,6 +82,12 @@ def placement_settings(config: ControllerConfig) -> PlacementSettings:
     )
 
 
+def controller_settings(config: ControllerConfig) -> ControllerSettings:
+    """How a controller works, as the settings say."""
+    executor = ExecutorSettings(lease_s=config.lease_s)
+    return ControllerSettings(look_s=config.look_s, executor=executor, vcpu_ratio=config.vcpu_ratio)
+
+
 async def run_controller(config: ControllerConfig, stop: Stop, ready: Callable[[], None]) -> None:
     """Look after servers and volumes until told to stop. Raises RingsteadError where it cannot begin."""
     key = load_cluster_key(config.cluster_key_file)
@@ -122,9 +128,7 @@ async def run_controller(config: ControllerConfig, stop: Stop, ready: Callable[[
         lambda: str(uuid.uuid4()),
         database_clock,
     )
-    settings = ControllerSettings(
-        look_s=config.look_s, executor=ExecutorSettings(lease_s=config.lease_s), vcpu_ratio=config.vcpu_ratio
-    )
+    settings = controller_settings(config)
     topology = config.topology_file
     enter = None if topology is None else partial(cloud_topology.enter, topology)
     controller = Controller(config.title, tools, chooser, reconnect, settings, enter=enter)

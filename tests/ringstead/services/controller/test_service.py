@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from ringstead.errors import ConfigError
-from ringstead.services.controller.service import placement_settings
+from ringstead.services.controller.service import controller_settings, placement_settings
 from ringstead.settings.config import ControllerConfig
 from ringstead.settings.config_file import parse
+from scheduler.lifecycle.controller import ControllerSettings
 from scheduler.placement.settings import PlacementSettings
 
 
@@ -36,3 +37,13 @@ def test_a_multiplier_that_is_none_stops_the_start() -> None:
     assert placement_settings(config).spread == -1.0
     with pytest.raises(ConfigError, match="placement_choice_count"):
         parse(ControllerConfig, "placement_choice_count = 0", base=Path("/"), source="controller.toml")
+
+
+def test_the_controllers_own_settings_arrive() -> None:
+    """Defaults are the scheduler's own; what the file says is what a controller works by."""
+    assert controller_settings(ControllerConfig()) == ControllerSettings()
+    text = "vcpu_ratio = 1.5\nlook_s = 3.0\nlease_s = 7.0"
+    found = controller_settings(parse(ControllerConfig, text, base=Path("/"), source="controller.toml"))
+    assert (found.vcpu_ratio, found.look_s, found.executor.lease_s) == (1.5, 3.0, 7.0)
+    with pytest.raises(ConfigError, match="vcpu_ratio"):
+        parse(ControllerConfig, "vcpu_ratio = 0.0", base=Path("/"), source="controller.toml")
