@@ -19,10 +19,10 @@ What stops a scan, and what it means (`Scan.find_end`):
 - bytes that do not verify, that nothing vouches for, and that no unfinished write leaves: damage as well. Of a write that
   was cut short each sector is as it was before, zeros, or as it was to be; and one whose bytes ran out ends in zeros. A
   record that has neither was written to its end, and has rotted since.
-The one case that can't be told: the very last batch rots before anything is written behind it, in or to a whole sector of
-zeros, and power is lost before the next checkpoint. It looks torn and is cut; the replicas hold it. (To say of each torn
-end that something may be lost would be safe, too; but then no device that lost power at work counts until all its peers
-are back, and they lost it with it.)
+What can't be told: the very last batch rots before anything is written behind it, to a whole sector of zeros, in its last
+byte to zero, or in its length to a larger one, and power is lost before the next checkpoint. It looks torn and is cut; the
+replicas hold it. (To say of each torn end that something may be lost would be safe, too; but then no device that lost
+power at work counts until all its peers are back, and they lost it with it.)
 
 Rejected: one file for ever with a moving start (hole punching; a reader can't tell gone from zero), a checksummed batch
 frame around records (a record must verify alone anyway), appending after a torn end (a cut must never be undone by what
