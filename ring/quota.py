@@ -187,7 +187,8 @@ def fill_to_level(
         else:
             last = middle
     centre = (ends[first] + ends[last]) / 2
-    at_low, at_high = centre * weights <= low, centre * weights >= high
+    at_low = centre * weights <= low
+    at_high = ~at_low & (centre * weights >= high)  # where low is high, it is counted once
     free = ~(at_low | at_high)
     fixed = low[at_low].sum() + high[at_high].sum()
     share = np.where(at_low, low, high)

@@ -122,3 +122,11 @@ def test_rounding_favours_the_small():
     """One more or less is a large deviation for a small share: that is what rounding avoids."""
     share = np.array([1.6, 99.4, 99.0])
     assert round_to_sum(share, 200, np.zeros(3, dtype=np.int64)).tolist() == [2, 99, 99]
+
+
+def test_what_has_no_choice_is_counted_once():
+    """A child whose bounds are the same, at a total a rounding error below the most, leaves the others their share."""
+    weights = np.array([2.5945945945945947, 7.135135135135135])
+    low, high = np.array([3.891891891891892, 8.0]), np.array([3.891891891891892, 10.702702702702704])
+    share = fill_to_level(weights, low, high, 14.594594594594595)
+    assert share.tolist() == pytest.approx(high.tolist())
