@@ -45,6 +45,8 @@ PIECE_BYTES = 460
 BASE_BYTES = 17
 POINTER = b"\x01"
 POINTER_KEY_BYTES = BASE_BYTES + PIECE_BYTES + 1
+STRETCH_FIRST = 32
+"""Rows that a stretch takes at first."""
 """No other key is as long."""
 
 
@@ -114,9 +116,16 @@ def stretch(
     cursor = txn.cursor()
     if not cursor.set_range(base + start):
         return []
-    found = list(islice(cursor.iternext(), count))
     stop = successor(base) if end is None else base + end
     assert stop is not None  # a tag is never 0xff
+    following = cursor.iternext()
+    found = list(islice(following, min(count, STRETCH_FIRST)))
+    # In pieces that double: behind the few rows of a small catalog stand those of others, as many as a page may have.
+    while len(found) < count and found[-1][0] < stop:
+        more = list(islice(following, min(len(found), count - len(found))))
+        if not more:
+            break
+        found += more
     if found[-1][0] >= stop:
         del found[bisect_left(found, (stop,)) :]
     return None if POINTER_KEY_BYTES in map(len, map(itemgetter(0), found)) else found

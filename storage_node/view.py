@@ -316,7 +316,7 @@ class View:
                 return items[:limit], True
             if len(found) < count:
                 break
-            start = found[-1][0][rows.BASE_BYTES :] + b"\x00"
+            start = found[-1][0][behind_base:] + b"\x00"
             count = max(limit + 1 - len(items), _STRETCH_ROWS_MIN)
         return items, False
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from storage_node.rows import (
     PIECE_BYTES,
     POINTER,
+    STRETCH_FIRST,
     backward,
     forward,
     merged,
@@ -139,6 +140,20 @@ def test_a_stretch_is_the_beginning_of_a_walk(
         assert max(map(len, [start, end or b"", *newer, *older])) > PIECE_BYTES
     else:
         assert united(stretches[0], stretches[1], count) == wanted[:count]
+
+
+@pytest.mark.parametrize("count", [1, STRETCH_FIRST, STRETCH_FIRST + 1, 3 * STRETCH_FIRST, 200, 1_000])
+@pytest.mark.parametrize("end", [None, b"0050", b"0099", b"0150"])
+def test_a_stretch_is_taken_in_pieces(environments: list[lmdb.Environment], count: int, end: bytes | None) -> None:
+    """Of a hundred rows with another catalog's behind them it gives the first, and none of the other's."""
+    fill(environments[0], {b"%04d" % number: b"new" for number in range(100)})
+    with environments[0].begin(write=True) as txn:
+        for number in range(100):
+            txn.put(successor(BASE) + b"%04d" % number, b"another's")
+    with environments[0].begin() as txn:
+        found = stretch(txn, BASE, b"", end, count)
+    stop = 50 if end == b"0050" else 99 if end == b"0099" else 100
+    assert found == [(BASE + b"%04d" % number, b"new") for number in range(min(stop, count))]
 
 
 @given(name=st.binary(min_size=1, max_size=2048), other=st.binary(min_size=1, max_size=2048))
