@@ -16,12 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from proxy.cluster import Cluster
+from proxy.cluster import Cluster, Replica
 from proxy.entry import decode_text, encode_text
 from proxy.listing import merged_page, page_request
 from proxy.model import CERTAIN, DEGRADED, LIST_LIMIT_MAX, Consistency, ListQuery, Metadata, Unavailable
 from proxy.quorum import Gather, good_ones, read, write_newest
 from storage_node.operations import (
+    Answer,
     Catalog,
     CommonPrefix,
     DeleteCatalog,
@@ -53,10 +54,10 @@ class Catalogs:
             return operation
 
         answers, degraded = await read(self.cluster, placement, same)
-        found = [a.catalog for _, a in answers if isinstance(a, FoundCatalog) and a.catalog is not None]
+        found = catalogs_in(answers)
         if found and not any(is_live(catalog) for catalog in found) and len(answers) < len(placement.primaries):
             answers, degraded = await read(self.cluster, placement, same, everyone=True)
-            found = [a.catalog for _, a in answers if isinstance(a, FoundCatalog) and a.catalog is not None]
+            found = catalogs_in(answers)
         return merge_catalogs(found), DEGRADED if degraded else CERTAIN
 
     async def certain_catalog(self, space: int, key: bytes) -> Catalog | None:
@@ -117,7 +118,7 @@ class Catalogs:
         describe = GetCatalog(space, placement.hash, key)
         answers, degraded = await read(self.cluster, placement, lambda i: page if i == 0 else describe)
         consistency = DEGRADED if degraded else CERTAIN
-        catalogs = [a.catalog for _, a in answers if isinstance(a, (FoundRows, FoundCatalog)) and a.catalog is not None]
+        catalogs = catalogs_in(answers)
         merged = merge_catalogs(catalogs)
         if merged is None or not is_live(merged) or not limit:
             return merged, consistency, (), False
@@ -138,6 +139,11 @@ class Catalogs:
 
         items, truncated = await merged_page(fetch, space, placement.hash, key, query, limit)
         return merged, consistency, items, truncated
+
+
+def catalogs_in(answers: Sequence[tuple[Replica, Answer]]) -> list[Catalog]:
+    """The catalogs that came with these answers."""
+    return [a.catalog for _, a in answers if isinstance(a, (FoundRows, FoundCatalog)) and a.catalog is not None]
 
 
 def merge_catalogs(catalogs: Sequence[Catalog]) -> Catalog | None:
