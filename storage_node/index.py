@@ -345,12 +345,24 @@ def open_index(path: str, map_bytes: int, *, writable: bool, durable: bool) -> O
 
 
 def _open(path: str, map_bytes: int, writable: bool, durable: bool) -> lmdb.Environment:
+    """Open an environment.
+
+    Without readahead: keys are hashes, so the page next to one that was asked for is not what is asked for next. With an index
+    three times as large as the memory for it, the kernel read 300 KiB for each request and 209 GETs a second were answered;
+    without, 4 KiB a page, and 4,639.
+    """
     if not writable:
         # A missing lock file would make LMDB read without a lock, and the writer reuse pages under it.
         if not Path(path, "lock.mdb").exists():
             raise lmdb.NotFoundError(path)
         return lmdb.open(
-            path, map_size=map_bytes, readonly=True, create=False, max_readers=READERS_MAX, max_spare_txns=8
+            path,
+            map_size=map_bytes,
+            readonly=True,
+            create=False,
+            readahead=False,
+            max_readers=READERS_MAX,
+            max_spare_txns=8,
         )
     while True:
         env = lmdb.open(
@@ -359,6 +371,7 @@ def _open(path: str, map_bytes: int, writable: bool, durable: bool) -> lmdb.Envi
             sync=durable,
             metasync=durable,
             writemap=not durable,
+            readahead=False,
             max_readers=READERS_MAX,
             max_spare_txns=8,
             mode=0o600,
