@@ -347,9 +347,9 @@ def open_index(path: str, map_bytes: int, *, writable: bool, durable: bool) -> O
 def _open(path: str, map_bytes: int, writable: bool, durable: bool) -> lmdb.Environment:
     """Open an environment.
 
-    Without readahead: keys are hashes, so the page next to one that was asked for is not what is asked for next. With an index
-    three times as large as the memory for it, the kernel read 300 KiB for each request and 209 GETs a second were answered;
-    without, 4 KiB a page, and 4,639.
+    Without readahead: keys are hashes, so the page next to one that was asked for is not what is asked for next. With an
+    index three times as large as the memory for it, the kernel read 300 KiB for each request and 209 GETs a second were
+    answered; without, 4 KiB a page, and 4,639.
     """
     if not writable:
         # A missing lock file would make LMDB read without a lock, and the writer reuse pages under it.
