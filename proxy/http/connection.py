@@ -95,7 +95,8 @@ class Connection:
         """One request after the other; returns when the connection is to be closed.
 
         This is the hot path, and it is kept flat: the usual request (its head in one piece, its response in one piece)
-        passes through no other coroutine than its handler. Raises `HttpError` for what never became a request.
+        passes through no other coroutine than its handler, and is parked in between (see crew). Raises `HttpError` for what
+        never became a request.
         """
         wire = self.wire
         service = self._service
@@ -109,7 +110,7 @@ class Connection:
                 head_bytes = await self._read_head()
             else:
                 # Who has just got a response has hardly sent the next request yet: don't ask in vain, wait.
-                await wire.wait_readable(Wait.REQUEST)
+                await wire.wait_request()
                 head_bytes = self._take_head() or await self._read_head()
             if not head_bytes:
                 return

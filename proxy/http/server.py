@@ -3,8 +3,9 @@
 Problem: the face of the store must answer tens of thousands of small requests a second and move gigabytes a second from
 one Python process, and must not be harmed by clients that are broken, slow or hostile.
 
-Idea: one trio task per connection, which blocks only where the socket does (`wire`); heads parsed by llhttp (`head`);
-one sweep per server instead of a timer per read (`patience`). Several processes share a port (`listeners`).
+Idea: one coroutine per connection, which blocks only where the socket does (`wire`), run by whichever task of the `crew` has
+its turn; heads parsed by llhttp (`head`); one sweep per server instead of a timer per read (`patience`). Several processes
+share a port (`listeners`).
 
 Invariants:
 - At most `connection_count_max` connections; each holds bounded memory.
@@ -26,6 +27,7 @@ import structlog
 import trio
 
 from proxy.http.connection import Connection
+from proxy.http.crew import Crew
 from proxy.http.head import HeadParser, HttpError
 from proxy.http.limits import HttpLimits
 from proxy.http.message import Handler, Response
@@ -68,7 +70,7 @@ def plain_error(error: HttpError, transaction_id: str) -> Response:
 class HttpServer:
     """Serves HTTP/1.0 and 1.1 on listening sockets.
 
-    `handler` is awaited once per request, in the connection's task. `render_error` makes the responses to requests that
+    `handler` is awaited once per request. `render_error` makes the responses to requests that
     never reach it and to its failures; `access_log` is called once per response. `clock` gives seconds since 1970.
     """
 
@@ -122,41 +124,49 @@ class HttpServer:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serve until `stop`, or cancelled (which breaks connections off). Owns the listeners, and closes them."""
+        crew: Crew | None = None
         try:
             async with trio.open_nursery() as clients:
+                crew = Crew(clients)
                 async with trio.open_nursery() as keepers:
                     for listener in listeners:
                         listener.setblocking(False)
-                        keepers.start_soon(self._accept, listener, clients)
+                        keepers.start_soon(self._accept, listener, crew)
                     keepers.start_soon(self._sweep)
                     task_status.started()
                     await self._stop.wait()
                     keepers.cancel_scope.cancel()
                 for listener in listeners:
                     # Who is in the queue was told that it is connected: it gets its answer.
-                    self._accept_all(listener, clients, self._limits.connection_count_max)
+                    self._accept_all(listener, crew, self._limits.connection_count_max)
                     listener.close()
-                clients.start_soon(self._finish)
+                clients.start_soon(self._finish, clients.cancel_scope)
                 clients.cancel_scope.deadline = trio.current_time() + self._stop_s
         finally:
+            if crew is not None:
+                crew.close()
+            for connection in tuple(self._connections):  # that never said anything
+                connection.wire.close(reset=True)
+                self._connections.discard(connection)
             for listener in listeners:
                 listener.close()
 
-    async def _finish(self) -> None:
-        """Keep closing idle connections, and sweeping slow ones, until all have gone."""
+    async def _finish(self, serving: trio.CancelScope) -> None:
+        """Keep closing idle connections, and sweeping slow ones, until all have gone; then send the crew home."""
         while self._connections:
             for connection in tuple(self._connections):
                 wire = connection.wire
-                if wire.waits_for is Wait.REQUEST or (wire.waits_for is Wait.HEAD and not wire.buffer):
+                if wire.at_rest and not wire.expired:
                     wire.expire()
             self._sweep_once(0.05)
             await trio.sleep(0.05)
+        serving.cancel()
 
-    async def _accept(self, listener: socket.socket, clients: trio.Nursery) -> None:
+    async def _accept(self, listener: socket.socket, crew: Crew) -> None:
         """Take connections off one listener's queue for ever."""
         while True:
             try:
-                if self._accept_all(listener, clients, ACCEPT_BATCH):
+                if self._accept_all(listener, crew, ACCEPT_BATCH):
                     await trio.lowlevel.checkpoint()
                 else:
                     await trio.lowlevel.wait_readable(listener)
@@ -166,7 +176,7 @@ class HttpServer:
                 log.warning("out of file descriptors or memory: no new connections for a moment", error=str(error))
                 await trio.sleep(ACCEPT_PAUSE_S)
 
-    def _accept_all(self, listener: socket.socket, clients: trio.Nursery, count_max: int) -> bool:
+    def _accept_all(self, listener: socket.socket, crew: Crew, count_max: int) -> bool:
         """Accept up to so many. True: there may be more."""
         for _ in range(count_max):
             try:
@@ -185,11 +195,13 @@ class HttpServer:
                 with contextlib.suppress(OSError):
                     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = Connection(self._service, Wire(connected, client_name(address)))
+            connection.wire.waits_for = Wait.HEAD
             self._connections.add(connection)
-            clients.start_soon(self._serve_client, connection)
+            crew.take(connected.fileno(), connection.wire.waits, self._serve_client(connection))
         return True
 
     async def _serve_client(self, connection: Connection) -> None:
+        connection.wire.waits_for = Wait.NOTHING
         try:
             await connection.run()
         finally:

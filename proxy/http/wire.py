@@ -22,6 +22,7 @@ from typing import Final
 
 import trio
 
+from proxy.http.crew import Waits, park
 from proxy.http.patience import Patience, Wait
 
 HEAD_READ_BYTES: Final = 64 * 1024
@@ -48,11 +49,12 @@ class Wire:
     """The socket, what was read ahead from it, and what the sweep wants to know."""
 
     __slots__ = (
-        "_fd", "_recv", "_send", "_sendmsg", "_socket", "budget", "buffer", "client", "expired", "patience",
-        "received_bytes", "requests", "sent_bytes", "waits_for",
+        "_closed", "_fd", "_recv", "_send", "_sendmsg", "_socket", "_waits_before", "budget", "buffer", "client",
+        "expired", "patience", "received_bytes", "requests", "sent_bytes", "waits", "waits_for",
     )  # fmt: skip
 
     def __init__(self, connected: socket.socket, client: str) -> None:
+        self._closed = False
         self._socket = connected
         self._fd = connected.fileno()
         self._sendmsg = connected.sendmsg
@@ -65,9 +67,28 @@ class Wire:
         self.sent_bytes = 0
         self.requests = 0
         self.budget = BUDGET_BYTES
+        self.waits = Waits()
+        self._waits_before = 0
+        """Waits before the request that is being served: one that had none is followed by a rest in the crew's care."""
         self.waits_for = Wait.NOTHING
         self.expired = False
         self.patience = Patience()
+
+    async def wait_request(self) -> None:
+        """Until the next request begins, or the end. Raises `TooSlow`."""
+        waits = self.waits
+        if waits.count != self._waits_before:
+            await self.wait_readable(Wait.REQUEST)
+        else:
+            if self.expired:
+                raise TooSlow
+            self.waits_for = Wait.REQUEST
+            await park()
+            self.waits_for = Wait.NOTHING
+            if self.expired:
+                raise TooSlow
+            self.budget = BUDGET_BYTES
+        self._waits_before = waits.count
 
     async def wait_readable(self, wait: Wait) -> None:
         """Until there is something to read, or the end. Raises `TooSlow`."""
@@ -173,6 +194,14 @@ class Wire:
         """The client's time is up: whoever waits for it gets `TooSlow`, now and ever after."""
         self.expired = True
         trio.lowlevel.notify_closing(self._fd)
+        if self.at_rest:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RD)  # so that who is parked is called
+
+    @property
+    def at_rest(self) -> bool:
+        """Nothing of a request has come, nor of a response is left to be sent."""
+        return self.waits_for is Wait.REQUEST or (self.waits_for is Wait.HEAD and not self.buffer)
 
     async def linger(self, bytes_max: int) -> None:
         """Say that we are done, then read and drop what the client is still sending, within bounds.
@@ -189,7 +218,10 @@ class Wire:
                 bytes_max -= len(data)
 
     def close(self, reset: bool = False) -> None:
-        """Close the socket; with `reset` so that the client sees an error, not an end."""
+        """Close the socket; with `reset` so that the client sees an error, not an end. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
         trio.lowlevel.notify_closing(self._fd)
         if reset:
             with contextlib.suppress(OSError):
