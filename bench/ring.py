@@ -172,7 +172,8 @@ def main() -> int:
     missed = 0
     print_row("case", "Swift", "ours", "ratio", "aims")
     for case in chosen:
-        swift = run([python, str(HERE / "ring_swift.py")], case.task)
+        # -P: this folder has a module called profile, and Swift's libraries import Python's.
+        swift = run([python, "-P", str(HERE / "ring_swift.py")], case.task)
         # As a module: beside this file, `import ring` would find this file.
         ours = run([sys.executable, "-m", "bench.ring_ours"], case.task)
         verdicts = case.judge(swift, ours)

@@ -80,6 +80,7 @@ class NullDevice:
     name = "null"
     uuid = bytes(16)
     wants_commit = False
+    filling = ""
 
     def decide(self, operations: Sequence[DeviceWrite]) -> NullBatch:
         """Counts them."""
@@ -134,7 +135,7 @@ class Bench:
         user, system = self._stat.read_text().rpartition(")")[2].split()[11:13]
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
-    async def calls(self, name: str, make: Callable[[int], Any], concurrency: int, seconds: float = 2.0) -> None:
+    async def calls(self, name: str, make: Callable[[int], Any], concurrency: int, seconds: float) -> None:
         """Keep so many requests in flight, each answered one followed by the next."""
         client, done, finished = self._client, 0, trio.Event()
         stop_s = time.perf_counter() + seconds
@@ -160,7 +161,7 @@ class Bench:
         server_us = (self._server_cpu_s() - server_s) / done * 1e6
         print(f"{name:12} x{concurrency:<4} {done / took_s:9,.0f}/s   {client_us:6.1f} us   {server_us:6.1f} us")
 
-    async def transfers(self, count: int = 8) -> None:
+    async def transfers(self, count: int) -> None:
         """Objects of TRANSFER_MIB, one after the other."""
         data = os.urandom(MIB)
         started_s = time.perf_counter()
@@ -203,8 +204,8 @@ def a_read(number: int) -> GetObject:
     return GetObject((number % 10_000).to_bytes(16, "big"), b"/AUTH_p/photos/%d" % (number % 10_000), True)
 
 
-async def measure(address: str, server_pid: int, concurrencies: Sequence[int]) -> None:
-    """All cases."""
+async def measure(address: str, server_pid: int, concurrencies: Sequence[int], seconds: float, transfers: int) -> None:
+    """All cases, of so many seconds, and that many transfers."""
     client = DeviceClient(address, "null", KEY)
     async with trio.open_nursery() as nursery:
         await nursery.start(client.run)
@@ -213,8 +214,8 @@ async def measure(address: str, server_pid: int, concurrencies: Sequence[int]) -
         print("                       calls       client      server (processor time per call)")
         for name, make in (("PutRow", a_row), ("PutObject", an_object), ("GetObject", a_read)):
             for concurrency in concurrencies:
-                await bench.calls(name, make, concurrency)
-        await bench.transfers()
+                await bench.calls(name, make, concurrency, seconds)
+        await bench.transfers(transfers)
         nursery.cancel_scope.cancel()
 
 
@@ -223,6 +224,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="", help="a directory that does not exist yet")
     parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 8, 64])
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each case")
+    parser.add_argument("--transfers", type=int, default=8, help=f"of {TRANSFER_MIB} MiB, each way")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
@@ -235,7 +238,7 @@ def main() -> None:
             assert server.stdout is not None
             assert server.stdout.readline() == b"ready\n"
             try:
-                trio.run(measure, address, server.pid, arguments.concurrency)
+                trio.run(measure, address, server.pid, arguments.concurrency, arguments.seconds, arguments.transfers)
             finally:
                 server.terminate()
 

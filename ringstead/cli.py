@@ -37,6 +37,7 @@ _ELSEWHERE: Mapping[str, tuple[str, str]] = {
     "user": ("ringstead.commands.cluster.users", "Add, list, show and remove users."),
     "ring": ("ringstead.commands.ring.group", "Make and change rings."),
     "rebalance": ("ringstead.commands.cluster.rebalance", "Move data to where a changed ring wants it."),
+    "bench": ("ringstead.commands.bench", "Measure, beside Swift and other peers that are installed."),
     "fsck": ("ringstead.commands.cluster.fsck", "Check a device that no process serves."),
     "xensim": ("ringstead.commands.xensim", "Simulate XenAPI pools."),
 }
