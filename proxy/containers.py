@@ -34,6 +34,7 @@ from proxy.model import (
     Unavailable,
 )
 from proxy.names import ACCOUNT, CONTAINER, account_key, container_key, internal
+from proxy.object_page import ObjectPage
 from proxy.quorum import read, shortage, write
 from storage_node.operations import (
     Catalog,
@@ -47,6 +48,7 @@ from storage_node.operations import (
     Row,
     Status,
 )
+from storage_node.stored_rows import StoredRows
 
 KNOWN_S = 5.0
 """How long a proxy takes a container that it has seen for existing. The devices check again with each row."""
@@ -226,8 +228,10 @@ class ContainerStore(Catalogs):
         return all(isinstance(answer, FoundRows) and answer.items for _, answer in answers)
 
 
-def _listed(rows: Sequence[Row | CommonPrefix]) -> tuple[ListedObject | ListedPrefix, ...]:
+def _listed(rows: Sequence[Row | CommonPrefix]) -> Sequence[ListedObject | ListedPrefix]:
     """A page as a listing shows it: whatever is rolled up keeps its place among the objects."""
+    if isinstance(rows, StoredRows):
+        return ObjectPage(rows)
     plain = [row for row in rows if isinstance(row, Row)]
     objects = listed_objects(plain)
     if len(plain) == len(rows):

@@ -24,7 +24,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -175,7 +175,7 @@ class ObjectListing:
     """A page of a container."""
 
     container: ContainerInfo
-    items: tuple[ListedObject | ListedPrefix, ...]
+    items: Sequence[ListedObject | ListedPrefix]
     truncated: bool
     next_marker: bytes
     """The marker that continues behind the last item: its name, or for a prefix one that skips all it covers."""

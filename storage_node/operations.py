@@ -21,6 +21,7 @@ Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple, TypeAlias
 
@@ -447,7 +448,8 @@ class FoundRows(NamedTuple):
 
     status: int
     catalog: Catalog | None = None
-    items: tuple[Row | CommonPrefix, ...] = ()
+    items: Sequence[Row | CommonPrefix] = ()
+    """A tuple, or from a reader on the device's machine rows as they are stored (stored_rows.py)."""
     truncated: bool = False
     """There is more in the range behind the last item."""
     detail: str = ""

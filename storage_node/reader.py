@@ -128,6 +128,8 @@ class LocalReader:
             answer = self._attempt(self._get_object, operation)
             if answer is Status.CORRUPT:
                 self._note_lost(operation.hash, operation.key)  # type: ignore[union-attr]  # it is one
+        elif kind is ListRows:
+            answer = self._attempt(self._list_rows, operation)
         elif kind is GetStatistics:
             answer = self._attempt(self._statistics, operation)
         elif kind is GetDigests and is_coarse(operation):  # type: ignore[arg-type]  # it is one
@@ -186,9 +188,20 @@ class LocalReader:
         recent = view.recent = parts.recent_env.env.begin()
         index = view.index = parts.index_env.env.begin()
         try:
-            if type(operation) is ListRows and _is_mixed(recent, index):
-                raise PlaceGone("a checkpoint came between the two snapshots")
             return view.read(operation)
+        finally:
+            recent.abort()
+            index.abort()
+
+    @staticmethod
+    def _list_rows(parts: _Parts, operation: ReadOperation) -> Answer:
+        view = parts.view
+        recent = view.recent = parts.recent_env.env.begin()
+        index = view.index = parts.index_env.env.begin()
+        try:
+            if _is_mixed(recent, index):
+                raise PlaceGone("a checkpoint came between the two snapshots")
+            return view.stored_rows(operation)  # type: ignore[arg-type]  # chosen by type
         finally:
             recent.abort()
             index.abort()

@@ -65,6 +65,7 @@ from storage_node.operations import (
     Status,
 )
 from storage_node.record import BLOB, FLAG_MANIFEST, HEADER_BYTES, MAGIC, OBJECT, PREFIX, TOMBSTONE
+from storage_node.stored_rows import Pair, StoredRows, live_pairs
 from storage_node.suspects import Suspects
 
 if TYPE_CHECKING:
@@ -259,6 +260,11 @@ class View:
 
     def list_rows(self, operation: ListRows) -> FoundRows:
         """See ListRows."""
+        found = self.stored_rows(operation)
+        return found._replace(items=found.items.rows()) if isinstance(found.items, StoredRows) else found
+
+    def stored_rows(self, operation: ListRows) -> FoundRows:
+        """See ListRows; where it can be, the rows are as they are stored."""
         found = self._catalog(operation.space, operation.hash, operation.key)
         if isinstance(found, tuple):
             return FoundRows(found[0], detail=found[1])
@@ -271,15 +277,17 @@ class View:
         except CorruptData as error:
             self.corrupt += 1
             return FoundRows(Status.CORRUPT, detail=str(error))
-        page = self._page_rolled_up if operation.delimiter else self._page
-        items, truncated = page(operation)
+        if not (operation.deleted or operation.reverse or operation.delimiter):
+            page = self._plain_page(operation)
+            if page is not None:
+                return FoundRows(_FOUND, catalog, *page)
+        walked = self._page_rolled_up if operation.delimiter else self._page
+        items, truncated = walked(operation)
         return FoundRows(_FOUND, catalog, tuple(items), truncated)
 
     def _page(self, operation: ListRows) -> tuple[list[Row | CommonPrefix], bool]:
-        """A page without a delimiter: at once where that can be, else one walk."""
+        """A page without a delimiter, by one walk."""
         limit, deleted = operation.limit, operation.deleted
-        if not (deleted or operation.reverse) and (page := self._plain_page(operation)) is not None:
-            return page
         items: list[Row | CommonPrefix] = []
         start, end = _bounds(operation)
         make, add = Row._make, items.append
@@ -293,13 +301,12 @@ class View:
             add(make((name, timestamp, sub_timestamp, dead, object_count, size_bytes, value[ROW_BYTES:])))
         return items, False
 
-    def _plain_page(self, operation: ListRows) -> tuple[list[Row | CommonPrefix], bool] | None:
+    def _plain_page(self, operation: ListRows) -> tuple[StoredRows, bool] | None:
         """A page of live rows in ascending order; None where long names are among them."""
         limit = operation.limit
         base = rows.row_base(operation.space, operation.hash)
         start, end = _bounds(operation)
-        new, behind_base = tuple.__new__, rows.BASE_BYTES
-        items: list[Row | CommonPrefix] = []
+        live: list[Pair] = []
         count = limit + 1
         while end is None or start < end:
             newer = rows.stretch(self.recent, base, start, end, count)
@@ -307,18 +314,14 @@ class View:
             if newer is None or older is None:
                 return None
             found = rows.united(newer, older, count)
-            items += [
-                new(Row, (key[behind_base:], fields[4], fields[5], False, fields[6], fields[7], value[ROW_BYTES:]))
-                for key, value in found
-                if value and not (fields := unpack_row(value))[3] & 1
-            ]
-            if len(items) > limit:
-                return items[:limit], True
+            live += live_pairs(found)
+            if len(live) > limit:
+                return StoredRows(live[:limit]), True
             if len(found) < count:
                 break
-            start = found[-1][0][behind_base:] + b"\x00"
-            count = max(limit + 1 - len(items), _STRETCH_ROWS_MIN)
-        return items, False
+            start = found[-1][0][rows.BASE_BYTES :] + b"\x00"
+            count = max(limit + 1 - len(live), _STRETCH_ROWS_MIN)
+        return StoredRows(live), False
 
     def _page_rolled_up(self, operation: ListRows) -> tuple[list[Row | CommonPrefix], bool]:
         """A page with a delimiter: a new walk behind each common prefix."""

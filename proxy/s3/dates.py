@@ -27,10 +27,11 @@ def _http(second: int) -> bytes:
     return text.encode()
 
 
-@lru_cache(maxsize=2048)
-def _iso(second: int) -> str:
+@lru_cache(maxsize=16_384)
+def iso_second(second: int) -> bytes:
+    """A second since 1970 as documents have it."""
     year, month, day, hour, minute, sec, _, _, _ = gmtime(second)
-    return f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{sec:02d}.000Z"
+    return b"%04d-%02d-%02dT%02d:%02d:%02d.000Z" % (year, month, day, hour, minute, sec)
 
 
 def http_date(us: int) -> bytes:
@@ -40,7 +41,7 @@ def http_date(us: int) -> bytes:
 
 def iso_date(us: int) -> str:
     """A moment (microseconds since 1970) as documents have it."""
-    return _iso(us // 1_000_000)
+    return iso_second(us // 1_000_000).decode()
 
 
 def parse_http_date(value: bytes) -> int | None:

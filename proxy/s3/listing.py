@@ -4,8 +4,8 @@ Problem: ListObjects, ListObjectsV2 and ListObjectVersions are one query with th
 document of 1,000 keys is the largest thing that the dialect writes.
 
 Idea: each spelling is parsed into one `ListRequest` (a `ListQuery` and what must be echoed), and each document is rendered
-from it and an `ObjectListing` by string formatting, one f-string a key. A v2 continuation token is the store's next marker
-in base64: it needs no secret, because it can say nothing that start-after could not.
+from it and an `ObjectListing` by string formatting, one format a key (object_rows). A v2 continuation token is the
+store's next marker in base64: it needs no secret, because it can say nothing that start-after could not.
 
 Source: API_ListObjects, API_ListObjectsV2 and API_ListObjectVersions of the Amazon S3 API Reference.
 
@@ -25,11 +25,11 @@ from dataclasses import dataclass
 from urllib.parse import quote_from_bytes
 
 from proxy.model import ListedObject, ListedPrefix, ListQuery, ObjectListing
-from proxy.s3.dates import iso_date
+from proxy.object_page import ObjectPage
 from proxy.s3.errors import invalid_argument
+from proxy.s3.object_rows import CONTENTS, VERSION, elements
 from proxy.s3.settings import LIST_KEYS_MAX
 from proxy.s3.xml import document, element, escape
-from storage_node.timestamp import microseconds
 
 _INT_DIGITS_MAX = 10
 _INT_MAX = 2**31 - 1
@@ -174,23 +174,13 @@ def _head(bucket: bytes, request: ListRequest, prefix: str) -> list[str]:
     return parts
 
 
-def _contents(listing: ObjectListing, request: ListRequest, owner: str) -> list[str]:
-    name = request.name
-    return [
-        f"<Contents><Key>{name(item.name)}</Key><LastModified>{iso_date(microseconds(item.timestamp))}</LastModified>"
-        f"<ETag>&quot;{item.etag}&quot;</ETag>{_checksum(item)}<Size>{item.size_bytes}</Size>{owner}"
-        f"<StorageClass>STANDARD</StorageClass></Contents>"
-        for item in listing.items
-        if isinstance(item, ListedObject)
-    ]
-
-
-def _checksum(item: ListedObject) -> str:
-    algorithm = item.checksum_algorithm
-    return f"<ChecksumAlgorithm>{algorithm}</ChecksumAlgorithm>" if algorithm else ""
+def _objects(listing: ObjectListing, request: ListRequest, form: str, owner: str) -> str:
+    return elements(listing.items, form, owner, request.name, url=request.url)
 
 
 def _prefixes(listing: ObjectListing, request: ListRequest) -> list[str]:
+    if isinstance(listing.items, ObjectPage):
+        return []
     return [
         f"<CommonPrefixes><Prefix>{request.name(item.prefix)}</Prefix></CommonPrefixes>"
         for item in listing.items
@@ -206,7 +196,7 @@ def render_list_v1(bucket: bytes, request: ListRequest, listing: ObjectListing, 
     parts.append(f"<IsTruncated>{'true' if listing.truncated else 'false'}</IsTruncated>")
     if listing.truncated and request.query.delimiter:
         parts.append(f"<NextMarker>{request.name(listing.next_marker)}</NextMarker>")
-    parts += _contents(listing, request, owner)
+    parts.append(_objects(listing, request, CONTENTS, owner))
     parts += _prefixes(listing, request)
     return document("ListBucketResult", "".join(parts))
 
@@ -222,7 +212,7 @@ def render_list_v2(bucket: bytes, request: ListRequest, listing: ObjectListing, 
         parts.append(element("NextContinuationToken", encode_token(listing.next_marker)))
     if request.start_after_given:
         parts.append(f"<StartAfter>{request.name(request.marker)}</StartAfter>")
-    parts += _contents(listing, request, owner if request.fetch_owner else "")
+    parts.append(_objects(listing, request, CONTENTS, owner if request.fetch_owner else ""))
     parts += _prefixes(listing, request)
     return document("ListBucketResult", "".join(parts))
 
@@ -237,13 +227,6 @@ def render_list_versions(bucket: bytes, request: ListRequest, listing: ObjectLis
         parts.append(f"<NextKeyMarker>{request.name(listing.next_marker)}</NextKeyMarker>")
         if isinstance(listing.items[-1], ListedObject):
             parts.append("<NextVersionIdMarker>null</NextVersionIdMarker>")
-    name = request.name
-    parts += [
-        f"<Version><Key>{name(item.name)}</Key><VersionId>null</VersionId><IsLatest>true</IsLatest>"
-        f"<LastModified>{iso_date(microseconds(item.timestamp))}</LastModified><ETag>&quot;{item.etag}&quot;</ETag>"
-        f"{_checksum(item)}<Size>{item.size_bytes}</Size>{owner}<StorageClass>STANDARD</StorageClass></Version>"
-        for item in listing.items
-        if isinstance(item, ListedObject)
-    ]
+    parts.append(_objects(listing, request, VERSION, owner))
     parts += _prefixes(listing, request)
     return document("ListVersionsResult", "".join(parts))

@@ -16,11 +16,13 @@ from xml.sax.saxutils import escape, quoteattr
 import orjson
 
 from proxy.model import ListedContainer, ListedObject, ListedPrefix, ListQuery
+from proxy.object_page import ObjectPage
 from proxy.swift.call import Call
 from proxy.swift.errors import SwiftError
+from proxy.swift.object_rows import json_objects, json_page
 from proxy.swift.settings import SwiftSettings
-from proxy.swift.times import iso_second, iso_time
-from storage_node.timestamp import WRITER_BITS, microseconds
+from proxy.swift.times import iso_time
+from storage_node.timestamp import microseconds
 
 TEXT = "text/plain"
 JSON = "application/json"
@@ -101,10 +103,13 @@ def list_query(call: Call, settings: SwiftSettings) -> ListQuery:
 def rendered(items: Sequence[Item], media_type: str, root: str, name: str) -> bytes:
     """A page in the chosen form. `root` is what XML calls the whole ("account"), `name` the whole's name."""
     if media_type == TEXT:
-        return b"".join([_name(item) + b"\n" for item in items])
+        names = items.stored.names() if isinstance(items, ObjectPage) else [_name(item) for item in items]
+        return b"\n".join([*names, b""])
     if media_type == JSON:
+        if isinstance(items, ObjectPage):
+            return json_page(items)
         if all(type(item) is ListedObject for item in items):
-            return orjson.dumps(_json_objects(items))  # type: ignore[arg-type]  # as was just seen
+            return orjson.dumps(json_objects(items))  # type: ignore[arg-type]  # as was just seen
         return orjson.dumps([_json_row(item) for item in items])
     rows = "".join([_xml_row(item) for item in items])
     return (f'<?xml version="1.0" encoding="UTF-8"?>\n<{root} name={_xml_attribute(name)}>{rows}</{root}>').encode()
@@ -114,34 +119,10 @@ def _name(item: Item) -> bytes:
     return item.prefix if isinstance(item, ListedPrefix) else item.name
 
 
-def _json_objects(items: Sequence[ListedObject]) -> list[dict[str, str | int]]:
-    """The rows of objects, a thousand a page: without a call for each but those into C.
-
-    Objects whose names stand together were often written in the same second, so its text is kept from one to the next.
-    """
-    rows: list[dict[str, str | int]] = []
-    second, beginning = -1, ""
-    for name, timestamp, size_bytes, etag, content_type, _ in items:
-        us = timestamp >> WRITER_BITS
-        if us // 1_000_000 != second:
-            second = us // 1_000_000
-            beginning = iso_second(second)
-        rows.append(
-            {
-                "name": name.decode("utf-8", "replace"),
-                "hash": etag if len(etag) == 32 else etag.partition("-")[0],
-                "bytes": size_bytes,
-                "content_type": content_type if content_type.isascii() else _plain(content_type),
-                "last_modified": beginning + str(us + 1_000_000)[-6:],
-            }
-        )
-    return rows
-
-
 def _json_row(item: Item) -> dict[str, Any]:
     match item:
         case ListedObject():
-            return _json_objects([item])[0]
+            return json_objects([item])[0]
         case ListedContainer():
             return {
                 "name": _text(item.name),
@@ -164,11 +145,6 @@ def _xml_row(item: Item) -> str:
 
 def _text(name: bytes) -> str:
     return name.decode("utf-8", "replace")
-
-
-def _plain(text: str) -> str:
-    """Text that JSON can say: lone surrogates stand for bytes that were no UTF-8."""
-    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _xml(text: str) -> str:

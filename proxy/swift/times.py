@@ -50,14 +50,19 @@ def _http_day(day: int) -> bytes:
     return f"{weekday}, {date.tm_mday:02d} {month} {date.tm_year:04d} ".encode()
 
 
-@lru_cache(maxsize=16_384)
 def iso_second(at: int) -> str:
     """`2019-06-13T14:21:55.`: what all moments of that second since 1970 begin with; six digits follow."""
+    return iso_second_bytes(at).decode()
+
+
+@lru_cache(maxsize=16_384)
+def iso_second_bytes(at: int) -> bytes:
+    """The same as bytes."""
     day, second = divmod(at, _DAY_S)
-    return f"{_iso_day(day)}{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}."
+    return b"%b%02d:%02d:%02d." % (_iso_day(day), second // 3600, second // 60 % 60, second % 60)
 
 
 @lru_cache(maxsize=4096)
-def _iso_day(day: int) -> str:
+def _iso_day(day: int) -> bytes:
     date = gmtime(day * _DAY_S)
-    return f"{date.tm_year:04d}-{date.tm_mon:02d}-{date.tm_mday:02d}T"
+    return b"%04d-%02d-%02dT" % (date.tm_year, date.tm_mon, date.tm_mday)
