@@ -25,6 +25,7 @@ from typing import Final
 
 import trio
 
+from bench.bodies import BLOCK_BYTES, draw_bodies
 from bench.plan import Plan
 from bench.systems.base import program
 
@@ -40,10 +41,22 @@ for line in file:lines() do
   bodies[count] = with_body == "1"
 end
 file:close()
-local body = string.rep("0123456789abcdef", BODY / 16)
-if BODY <= 65536 then
-  for i = 1, count do if bodies[i] then heads[i] = heads[i] .. body; bodies[i] = false end end
+local filler = assert(io.open("FILLER", "rb")):read("*a")
+local rest = filler:sub(17)
+local with_its_body = function(head, number)
+  local parts, start, index = {head}, 0, 0
+  while start < BODY do
+    local length = math.min(BODY - start, BLOCK)
+    parts[#parts + 1] = string.format("%08x%08x", number, index):sub(1, length)
+    parts[#parts + 1] = length == #filler and rest or rest:sub(1, math.max(length - 16, 0))
+    start, index = start + length, index + 1
+  end
+  return table.concat(parts)
 end
+if BODY <= 65536 then
+  for i = 1, count do if bodies[i] then heads[i] = with_its_body(heads[i], i); bodies[i] = false end end
+end
+local large = 0
 local ffi = require("ffi")
 ffi.cdef "typedef struct {long s; long ns;} moment; int clock_gettime(int clock, moment *now);"
 local now = ffi.new("moment")
@@ -64,7 +77,7 @@ request = function()
       wrk.thread:stop(); at = count
     else at = 1 end
   end
-  if bodies[at] then return heads[at] .. body end
+  if bodies[at] then large = large + 1; return with_its_body(heads[at], large) end
   return heads[at]
 end
 done = function(summary, latency, requests)
@@ -117,7 +130,10 @@ def _run_wrk(base_url: str, plan: Plan, *, connections: int, seconds: float) -> 
         with requests.open("wb") as file:
             for head, with_body in zip(plan.heads, plan.with_body, strict=True):
                 file.write(b"%d %d\n%b" % (len(head), with_body, head))
-        script = _LUA.replace("REQUESTS", str(requests)).replace("BODY", str(plan.body_bytes))
+        filler = Path(folder) / "filler"
+        filler.write_bytes(draw_bodies(plan.body_bytes).filler)
+        script = _LUA.replace("REQUESTS", str(requests)).replace("FILLER", str(filler))
+        script = script.replace("BODY", str(plan.body_bytes)).replace("BLOCK", str(BLOCK_BYTES))
         path = Path(folder) / "load.lua"
         path.write_text(script.replace("ONCE", "true" if plan.once else "false"))
         command = [program("wrk"), "-t1", f"-c{connections}", f"-d{max(seconds, 1):g}s", "--timeout", f"{TIMEOUT_S}s"]

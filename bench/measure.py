@@ -7,6 +7,9 @@ minute hits both. Before the first counted run of a workload each system gets a 
 caches and tells how many names the counted runs will need. Medians over the runs are quoted, with the spread beside
 them. What each system costs while nobody asks it anything is measured too, since it costs its neighbours that.
 
+A peer that speaks S3 alone is not left out of what is asked in Swift's dialect: the same is asked of everybody in S3 then,
+with requests signed in advance, and stands beside it as a workload of its own (workloads.with_s3).
+
 Every error counts and is shown; a workload with errors is not a result.
 """
 
@@ -14,17 +17,19 @@ from __future__ import annotations
 
 import statistics
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from bench.bodies import Bodies, draw_bodies
 from bench.dialects import Dialect, dialect_of
 from bench.load import Result, WrongAnswerError, run_plan, send_each
-from bench.plan import make_plan, object_name
+from bench.plan import listed_name, make_plan, object_name
 from bench.systems.base import NotSupported, System, SystemFailed, wait_s
 from bench.systems.usage import disk_written_bytes
 from bench.verify import ask, verify
-from bench.workloads import KIB, Names, Workload
+from bench.workloads import KIB, Names, Workload, in_s3, with_s3
 
 WARM_UP_S: Final = 2.0
 NAMES_MARGIN: Final = 1.6
@@ -34,6 +39,9 @@ NAMES_MIN_EACH: Final = 20
 PREPARED_BYTES_MAX: Final = 4 << 30
 """At most so much is written to be deleted again."""
 IDLE_S: Final = 5.0
+LISTED_BY_REQUESTS_S_MAX: Final = 300.0
+"""Names for listings are PUT one by one into systems that give no other way, unless that takes longer."""
+LISTED_AT_A_TIME: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,7 @@ class Series:
         rate = statistics.median(rates)
         middle = min(self.runs, key=lambda run: abs(run.result.rate - rate))
         return {
+            "dialect": self.workload.dialect,
             "rate_per_s": rate,
             "rate_min": rates[0],
             "rate_max": rates[-1],
@@ -94,12 +103,17 @@ class Subject:
         return self.system.name
 
     def check(self, workloads: Iterable[Workload]) -> None:
-        """Verify every dialect that is going to be used. Raises WrongAnswerError."""
-        for dialect in sorted({workload.dialect for workload in workloads}):
+        """Verify every dialect that may be used: S3 too, which peers may be compared in. Raises WrongAnswerError."""
+        for dialect in sorted({"s3", *(workload.dialect for workload in workloads)}):
             try:
                 verify(self.system.port, dialect_of(self.system, dialect))
             except NotSupported:
                 continue
+
+    @property
+    def speaks_s3_alone(self) -> bool:
+        """Whether it has no other dialect."""
+        return self.system.swift is None and self.system.s3 is not None
 
     def measure_idle(self) -> None:
         """What it costs while nobody asks it anything."""
@@ -173,21 +187,39 @@ class Subject:
             self._containers.add(name)
 
     def _fill(self, container: str, numbers: Iterable[int], size_bytes: int) -> None:
+        self._put_each(container, map(object_name, numbers), draw_bodies(size_bytes))
+
+    def _put_each(self, container: str, names: Iterable[str], bodies: Bodies) -> None:
         dialect = self._dialect()
-        body = (b"0123456789abcdef" * (size_bytes // 16 + 1))[:size_bytes]
 
         def requests() -> Iterator[bytes]:
-            for number in numbers:
-                yield dialect.head("PUT", container, object_name(number), body_bytes=size_bytes) + body
+            for number, name in enumerate(names):
+                yield dialect.head("PUT", container, name, body_bytes=bodies.size_bytes) + bodies.body(number)
 
-        send_each(self.system.port, requests(), 32 if size_bytes <= 1 << 20 else 2)
+        send_each(self.system.port, requests(), 32 if bodies.size_bytes <= 1 << 20 else 2)
 
     def _list_names(self, container: str, count: int) -> None:
-        self.system.put_names(container, count)
+        try:
+            self.system.put_names(container, count)
+        except NotSupported:
+            self._put_names_by_requests(container, count)
         dialect = self._dialect()
         answer = ask(self.system.port, dialect.head("GET", container, query=dialect.page_query("", 1000)))
         if answer.status != 200 or answer.body.count(b"n00000") < min(count, 1000):
-            raise WrongAnswerError(f"{self.name}: names put there by hand are not listed: {answer.status}")
+            raise WrongAnswerError(f"{self.name}: names put there are not listed: {answer.status}")
+
+    def _put_names_by_requests(self, container: str, count: int) -> None:
+        """A PUT of nothing for each. Raises NotSupported as soon as it is clear that it would take too long."""
+        began_s = time.monotonic()
+        for first in range(0, count, LISTED_AT_A_TIME):
+            after = min(first + LISTED_AT_A_TIME, count)
+            self._put_each(container, (listed_name(number) for number in range(first, after)), draw_bodies(0))
+            all_s = (time.monotonic() - began_s) / after * count
+            if all_s > LISTED_BY_REQUESTS_S_MAX:
+                raise NotSupported(
+                    f"{self.name}: names can only be made by requests, and {count:,} would take {all_s:,.0f} s "
+                    f"(more than {LISTED_BY_REQUESTS_S_MAX:.0f})"
+                )
 
 
 def _median_or_none(values: list[float | None]) -> float | None:
@@ -208,6 +240,7 @@ def compare(
     """Title -> system -> its runs."""
     found: dict[str, dict[str, Series]] = {}
     rebalanced: set[str] = set()
+    workloads = with_s3(workloads, [subject.name for subject in subjects if subject.speaks_s3_alone])
     for condition in dict.fromkeys(workload.condition for workload in workloads):
         chosen = [workload for workload in workloads if workload.condition == condition]
         for workload in chosen:
@@ -223,6 +256,9 @@ def _compare_one(
     series = {subject.name: Series(workload) for subject in subjects}
     able = []
     for subject in subjects:
+        if subject.speaks_s3_alone and workload.dialect == "swift":
+            series[subject.name].problem = f"it speaks S3 alone; see {in_s3(workload).title}"
+            continue
         try:
             subject.prepare(workload)
             if condition == "node-dead":

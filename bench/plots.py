@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-COLOURS: Final = ("#1b6ca8", "#c8553d", "#588157", "#8d6a9f", "#e0a030")
+COLOURS: Final = ("#1b6ca8", "#c8553d", "#588157", "#8d6a9f", "#e0a030", "#6b705c")
 
 
 def draw(report: dict[str, Any], folder: Path) -> list[Path]:

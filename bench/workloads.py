@@ -6,6 +6,7 @@ must be there before (`Names`), so that the filling is done once for all workloa
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -13,6 +14,8 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 SIZES: Final = {"4 KiB": 4 * KIB, "64 KiB": 64 * KIB, "1 MiB": MIB, "64 MiB": 64 * MIB}
 CONNECTIONS: Final = (1, 8, 32, 128)
+IN_S3: Final = "S3 "
+"""What the title of a workload in S3's dialect begins with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,21 @@ def pages(listed: int, connections: int = 4) -> Workload:
 
 def in_s3(workload: Workload) -> Workload:
     """The same with SigV4."""
-    return replace(workload, dialect="s3", title=f"S3 {workload.title}")
+    return replace(workload, dialect="s3", title=IN_S3 + workload.title)
+
+
+def with_s3(workloads: Iterable[Workload], only_s3: Collection[str]) -> list[Workload]:
+    """Where systems take part that speak S3 alone, each workload in Swift's dialect is followed by the same in S3, for all.
+
+    So they are compared with what the others do in S3, and no ratio is of two dialects.
+    """
+    found: dict[str, Workload] = {}
+    for workload in workloads:
+        found.setdefault(workload.title, workload)
+        if only_s3 and workload.dialect == "swift":
+            twin = in_s3(workload)
+            found.setdefault(twin.title, twin)
+    return list(found.values())
 
 
 GET4K: Final = of_size("GET", "4 KiB", 32)

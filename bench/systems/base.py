@@ -173,6 +173,12 @@ class System(ABC):
         self._processes.append(process)
         return process
 
+    def kill_one(self, process: subprocess.Popen[bytes]) -> None:
+        """kill -9 of a process of ours, which counts no longer."""
+        process.kill()
+        process.wait()
+        self._processes.remove(process)
+
     def wait_http(self, path: str, accepted: Sequence[int] = (200,), headers: Mapping[str, str] | None = None) -> None:
         """Until a GET of `path` is answered with one of those. Raises SystemFailed."""
         deadline_s = time.monotonic() + READY_TIMEOUT_S

@@ -97,10 +97,7 @@ class Ceph(System):
 
     def kill_node(self) -> None:
         """One OSD."""
-        process = self._osds.pop(0)
-        process.kill()
-        process.wait()
-        self._processes.remove(process)
+        self.kill_one(self._osds.pop(0))
         # What the monitor would find out by itself in twenty seconds.
         self._run("ceph", "osd", "down", "0")
 

@@ -1,7 +1,7 @@
 """Every system that the harness knows, by name.
 
-Ringstead, Swift and Ceph's gateway have been run by it. MinIO, Garage and SeaweedFS are set up as their documentation says
-and have not been run, for want of their programs; like all others they are verified before they are measured.
+Ringstead, Swift and Ceph's gateway speak Swift's dialect and S3; MinIO, Garage and SeaweedFS speak S3 alone. All are
+verified in each dialect before they are measured.
 """
 
 from __future__ import annotations

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
+from bench.bodies import BLOCK_BYTES
 from bench.load import run_plan
 from bench.plan import Plan
 
+STAMP = re.compile(rb"[0-9a-f]{16}")
 pytestmark = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed (Debian: wrk)")
 ANSWER = b"HTTP/1.1 204 No Content\r\n\r\n"
 
@@ -59,3 +63,41 @@ def test_a_run_without_end_takes_its_time(address: str) -> None:
     seen = run_plan(address, Plan([head], [False], 0, once=False), connections=1, seconds=1.0)
     assert seen.seconds >= 1.0
     assert seen.requests > 50
+
+
+@pytest.mark.parametrize("size_bytes", [0, 7, 4096, 65536, BLOCK_BYTES, 2 * BLOCK_BYTES + 7])
+def test_each_put_carries_a_body_of_its_own(size_bytes: int) -> None:
+    """Bodies have the announced length; each block of each begins with a stamp that no other has."""
+    head = b"PUT /c/o HTTP/1.1\r\nHost: bench\r\nContent-Length: %d\r\n\r\n" % size_bytes
+    seen: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=keep_bodies, args=(listener, size_bytes, seen))
+        server.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        run_plan(url, Plan([head] * 5, [True] * 5, size_bytes, once=True), connections=1, seconds=1.0)
+        listener.shutdown(socket.SHUT_RDWR)
+    server.join()
+    # The last of a run that uses each name once may come twice.
+    blocks = [body[start : start + BLOCK_BYTES] for body in seen[:3] for start in range(0, size_bytes, BLOCK_BYTES)]
+    assert len(seen) >= 3
+    whole = [block[:16] for block in blocks if len(block) >= 16]
+    assert all(STAMP.fullmatch(stamp) for stamp in whole)
+    assert len(set(whole)) == len(whole)
+
+
+def keep_bodies(listener: socket.socket, size_bytes: int, seen: list[bytes]) -> None:
+    """Answer PUTs of one size, one connection after the other, and keep what they carried."""
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        with connection, connection.makefile("rb") as file, suppress(OSError):
+            while file.readline():
+                while file.readline().strip():
+                    pass
+                body = file.read(size_bytes)
+                if len(body) < size_bytes:
+                    break
+                seen.append(body)
+                connection.sendall(ANSWER)
