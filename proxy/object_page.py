@@ -6,9 +6,9 @@ into tuples, these into listed objects, and these into what the encoder takes.
 Idea: the page keeps what the index gave (storage_node.stored_rows) and is a sequence of `ListedObject` to all who ask for
 one. A dialect that renders it takes names and values, and unpacks each with PLAIN: nearly every payload begins with an
 MD5 as text of 32 characters, at a fixed place (PLAIN_MARK says so), and ends in a content type and an algorithm that are
-those of many other rows of the page, so what is to be written for them is made once (`Spelled`). A row of another form (the
-ETag of a multipart upload, say) is rendered by itself, as if it had come over the wire; a page with a value too short for
-PLAIN, as a whole. What is in a payload is the business of `proxy.entry`, with which a test compares.
+those of many other rows of the page, so what is to be written for them is made once (`spelled_tails`). A row of another
+form (the ETag of a multipart upload, say) is rendered by itself, as if it had come over the wire; a page with a value too
+short for PLAIN, as a whole. What is in a payload is the business of `proxy.entry`, with which a test compares.
 
 Rejected: keeping rendered pages (a user's listing is read once; and it would have to be thrown away with every write).
 
@@ -24,6 +24,7 @@ import msgpack
 
 from proxy.entry import CorruptEntry, listed_objects
 from proxy.model import ListedObject
+from proxy.spelled import Spelled
 from storage_node.stored_rows import Pair, StoredRows, row_of, row_struct
 
 PLAIN: Final = row_struct("3s32s")
@@ -32,6 +33,8 @@ PLAIN_MARK: Final = b"\x93\xd9\x20"
 """msgpack: an array of three, of which the first is a text of 32 bytes."""
 _TAIL_HEAD: Final = b"\x92"
 """msgpack: an array of two."""
+TAILS_MAX: Final = 1_000
+"""Different ones of a page that are kept while it is rendered."""
 
 
 class ObjectPage(Sequence[ListedObject]):
@@ -70,21 +73,20 @@ def object_of(pair: Pair) -> ListedObject:
     return listed_objects((row_of(pair),))[0]
 
 
-class Spelled(dict[bytes, bytes]):
-    """What stands in a document for a tail: made when it is first met, for the rest of the page."""
+def spelled_tails(spell: Callable[[str, str], bytes]) -> Spelled[bytes]:
+    """What stands in a page's document for a tail. `spell` is given content type and checksum algorithm.
 
-    def __init__(self, spell: Callable[[str, str], bytes]) -> None:
-        """`spell` is given content type and checksum algorithm."""
-        super().__init__()
-        self._spell = spell
+    Looking up what does not unpack raises CorruptEntry.
+    """
 
-    def __missing__(self, tail: bytes) -> bytes:
+    def spell_tail(tail: bytes) -> bytes:
         try:
             content_type, algorithm = msgpack.unpackb(_TAIL_HEAD + tail)
-            text = self[tail] = self._spell(content_type, algorithm)
+            return spell(content_type, algorithm)
         except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
             raise CorruptEntry(f"a listing's row does not unpack: {error}") from error
-        return text
+
+    return Spelled(spell_tail, TAILS_MAX)
 
 
 def without(names: Sequence[bytes], characters: bytes) -> bool:

@@ -15,6 +15,9 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from time import gmtime
+from typing import Final
+
+from proxy.spelled import Spelled
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -27,11 +30,13 @@ def _http(second: int) -> bytes:
     return text.encode()
 
 
-@lru_cache(maxsize=16_384)
-def iso_second(second: int) -> bytes:
-    """A second since 1970 as documents have it."""
+def _iso(second: int) -> bytes:
     year, month, day, hour, minute, sec, _, _, _ = gmtime(second)
     return b"%04d-%02d-%02dT%02d:%02d:%02d.000Z" % (year, month, day, hour, minute, sec)
+
+
+ISO_SECONDS: Final = Spelled(_iso, 16_384)
+"""Seconds since 1970 as documents have them."""
 
 
 def http_date(us: int) -> bytes:
@@ -41,7 +46,7 @@ def http_date(us: int) -> bytes:
 
 def iso_date(us: int) -> str:
     """A moment (microseconds since 1970) as documents have it."""
-    return iso_second(us // 1_000_000).decode()
+    return ISO_SECONDS[us // 1_000_000].decode()
 
 
 def parse_http_date(value: bytes) -> int | None:

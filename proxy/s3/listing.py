@@ -29,7 +29,7 @@ from proxy.object_page import ObjectPage
 from proxy.s3.errors import invalid_argument
 from proxy.s3.object_rows import CONTENTS, VERSION, elements
 from proxy.s3.settings import LIST_KEYS_MAX
-from proxy.s3.xml import document, element, escape
+from proxy.s3.xml import element, escape, long_document
 
 _INT_DIGITS_MAX = 10
 _INT_MAX = 2**31 - 1
@@ -174,18 +174,20 @@ def _head(bucket: bytes, request: ListRequest, prefix: str) -> list[str]:
     return parts
 
 
-def _objects(listing: ObjectListing, request: ListRequest, form: str, owner: str) -> str:
+def _objects(listing: ObjectListing, request: ListRequest, form: str, owner: str) -> list[bytes]:
     return elements(listing.items, form, owner, request.name, url=request.url)
 
 
-def _prefixes(listing: ObjectListing, request: ListRequest) -> list[str]:
+def _prefixes(listing: ObjectListing, request: ListRequest) -> str:
     if isinstance(listing.items, ObjectPage):
-        return []
-    return [
-        f"<CommonPrefixes><Prefix>{request.name(item.prefix)}</Prefix></CommonPrefixes>"
-        for item in listing.items
-        if isinstance(item, ListedPrefix)
-    ]
+        return ""
+    return "".join(
+        [
+            f"<CommonPrefixes><Prefix>{request.name(item.prefix)}</Prefix></CommonPrefixes>"
+            for item in listing.items
+            if isinstance(item, ListedPrefix)
+        ]
+    )
 
 
 def render_list_v1(bucket: bytes, request: ListRequest, listing: ObjectListing, owner: str) -> bytes:
@@ -196,9 +198,8 @@ def render_list_v1(bucket: bytes, request: ListRequest, listing: ObjectListing, 
     parts.append(f"<IsTruncated>{'true' if listing.truncated else 'false'}</IsTruncated>")
     if listing.truncated and request.query.delimiter:
         parts.append(f"<NextMarker>{request.name(listing.next_marker)}</NextMarker>")
-    parts.append(_objects(listing, request, CONTENTS, owner))
-    parts += _prefixes(listing, request)
-    return document("ListBucketResult", "".join(parts))
+    objects = _objects(listing, request, CONTENTS, owner)
+    return long_document("ListBucketResult", "".join(parts), objects, _prefixes(listing, request))
 
 
 def render_list_v2(bucket: bytes, request: ListRequest, listing: ObjectListing, owner: str) -> bytes:
@@ -212,9 +213,8 @@ def render_list_v2(bucket: bytes, request: ListRequest, listing: ObjectListing, 
         parts.append(element("NextContinuationToken", encode_token(listing.next_marker)))
     if request.start_after_given:
         parts.append(f"<StartAfter>{request.name(request.marker)}</StartAfter>")
-    parts.append(_objects(listing, request, CONTENTS, owner if request.fetch_owner else ""))
-    parts += _prefixes(listing, request)
-    return document("ListBucketResult", "".join(parts))
+    objects = _objects(listing, request, CONTENTS, owner if request.fetch_owner else "")
+    return long_document("ListBucketResult", "".join(parts), objects, _prefixes(listing, request))
 
 
 def render_list_versions(bucket: bytes, request: ListRequest, listing: ObjectListing, owner: str) -> bytes:
@@ -227,6 +227,5 @@ def render_list_versions(bucket: bytes, request: ListRequest, listing: ObjectLis
         parts.append(f"<NextKeyMarker>{request.name(listing.next_marker)}</NextKeyMarker>")
         if isinstance(listing.items[-1], ListedObject):
             parts.append("<NextVersionIdMarker>null</NextVersionIdMarker>")
-    parts.append(_objects(listing, request, VERSION, owner))
-    parts += _prefixes(listing, request)
-    return document("ListVersionsResult", "".join(parts))
+    objects = _objects(listing, request, VERSION, owner)
+    return long_document("ListVersionsResult", "".join(parts), objects, _prefixes(listing, request))

@@ -64,6 +64,12 @@ def document(name: str, content: str) -> bytes:
     return f"{DECLARATION}<{name} {NAMESPACE}>{content}</{name}>".encode()
 
 
+def long_document(name: str, before: str, rows: list[bytes], behind: str) -> bytes:
+    """The same, of content in many pieces: they are copied once."""
+    beginning = f"{DECLARATION}<{name} {NAMESPACE}>{before}".encode()
+    return b"".join([beginning, *rows, f"{behind}</{name}>".encode()])
+
+
 def element(name: str, text: str) -> str:
     """One element with text."""
     return f"<{name}>{text.translate(_ESCAPES)}</{name}>"

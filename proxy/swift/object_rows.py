@@ -18,8 +18,8 @@ from typing import Final
 import orjson
 
 from proxy.model import ListedObject
-from proxy.object_page import PLAIN, PLAIN_MARK, ObjectPage, Spelled, all_utf8, object_of, without
-from proxy.swift.times import iso_second, iso_second_bytes
+from proxy.object_page import PLAIN, PLAIN_MARK, ObjectPage, all_utf8, object_of, spelled_tails, without
+from proxy.swift.times import ISO_SECONDS, iso_second
 from storage_node.timestamp import WRITER_BITS
 
 _SECOND_US: Final = 1_000_000
@@ -37,20 +37,26 @@ def json_page(page: ObjectPage) -> bytes:
     if not (without(names, _ESCAPED) and all_utf8(names)):
         names = [_inside(name.decode("utf-8", "replace")) for name in names]
     try:
-        return b"[%b]" % b",".join(_rows(page, names))
+        rows = _rows(page, names)
     except struct.error:  # a value that is too short for PLAIN
         return orjson.dumps(json_objects(page))
+    if not rows:
+        return b"[]"
+    # The brackets go to the outer rows: around the whole they would cost another copy of it.
+    rows[0] = b"[" + rows[0]
+    rows[-1] += b"]"
+    return b",".join(rows)
 
 
 def _rows(page: ObjectPage, names: list[bytes]) -> list[bytes]:
     # Local names: a thousand times each.
-    unpack, tail_at, bits, second_us, second = PLAIN.unpack_from, PLAIN.size, WRITER_BITS, _SECOND_US, iso_second_bytes
-    row, row_early, padded_us = _ROW, _ROW_EARLY, _PADDED_US
-    types = Spelled(_content_type)
+    unpack, tail_at, bits, second_us, seconds = PLAIN.unpack_from, PLAIN.size, WRITER_BITS, _SECOND_US, ISO_SECONDS
+    row, row_early, padded_us, plain = _ROW, _ROW_EARLY, _PADDED_US, PLAIN_MARK
+    types = spelled_tails(_content_type)
     return [
         (row if (fraction_us := us % second_us) >= padded_us else row_early)
-        % (name, etag, size_bytes, types[value[tail_at:]], second(us // second_us), fraction_us)
-        if mark == PLAIN_MARK and etag.isalnum()
+        % (name, etag, size_bytes, types[value[tail_at:]], seconds[us // second_us], fraction_us)
+        if mark == plain and etag.isalnum()
         else orjson.dumps(json_objects([object_of((key, value))])[0])
         for name, (key, value) in zip(names, page.stored.pairs, strict=True)
         for timestamp, sub_timestamp, size_bytes, mark, etag in (unpack(value),)

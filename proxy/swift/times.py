@@ -11,6 +11,9 @@ from __future__ import annotations
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from time import gmtime
+from typing import Final
+
+from proxy.spelled import Spelled
 
 _SECOND_US = 1_000_000
 _DAY_S = 86_400
@@ -52,12 +55,10 @@ def _http_day(day: int) -> bytes:
 
 def iso_second(at: int) -> str:
     """`2019-06-13T14:21:55.`: what all moments of that second since 1970 begin with; six digits follow."""
-    return iso_second_bytes(at).decode()
+    return ISO_SECONDS[at].decode()
 
 
-@lru_cache(maxsize=16_384)
-def iso_second_bytes(at: int) -> bytes:
-    """The same as bytes."""
+def _iso_second(at: int) -> bytes:
     day, second = divmod(at, _DAY_S)
     return b"%b%02d:%02d:%02d." % (_iso_day(day), second // 3600, second // 60 % 60, second % 60)
 
@@ -66,3 +67,7 @@ def iso_second_bytes(at: int) -> bytes:
 def _iso_day(day: int) -> bytes:
     date = gmtime(day * _DAY_S)
     return b"%04d-%02d-%02dT" % (date.tm_year, date.tm_mon, date.tm_mday)
+
+
+ISO_SECONDS: Final = Spelled(_iso_second, 16_384)
+"""`iso_second` of seconds since 1970, as bytes."""
