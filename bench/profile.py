@@ -131,7 +131,7 @@ def _services(root: int) -> dict[int, str]:
     """The processes that serve, and what each is."""
     found = {}
     for pid in tree_of([root]):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().replace("\0", " ").split()
         if "serve" in words:
             found[pid] = words[words.index("serve") + 1]
     return found

@@ -114,6 +114,7 @@ def up(data: Path, **options: Any) -> None:
     from ringstead.one_machine.layout import DataDirectory
     from ringstead.one_machine.next_steps import print_next_steps
     from ringstead.one_machine.up import run_up
+    from ringstead.services.run import LOADS
 
     asked = {name: value for name, value in options.items() if value is not None}
     run_up(
@@ -121,6 +122,7 @@ def up(data: Path, **options: Any) -> None:
         asked,
         say=lambda line: click.echo(f"ringstead: {line}", err=True),
         announce=print_next_steps,
+        loads=LOADS,
     )
 
 
@@ -165,6 +167,8 @@ def config_check(files: tuple[Path, ...]) -> None:
 
 def main() -> NoReturn:
     """The entry point of `ringstead`."""
+    # numpy would start a thread for each processor, for products of matrices, of which there are none here.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

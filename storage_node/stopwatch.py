@@ -51,19 +51,26 @@ class _Schedstat:
         return int(os.pread(self._fd, _LINE_BYTES_MAX, 0).split()[1]) if self._fd >= 0 else 0
 
 
-class _Own(threading.local):
-    """What belongs to the calling thread, and goes with it."""
-
-    def __init__(self) -> None:
-        self.schedstat = _Schedstat()
+_own = threading.local()
+"""What belongs to the calling thread, opened when it is first asked for, and gone with it."""
 
 
-_own = _Own()
+def _begin_anew() -> None:
+    """In a process that was forked off: what the thread that forked had opened tells of that thread."""
+    global _own
+    _own = threading.local()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def run_delay_s() -> float:
     """Seconds for which the calling thread was ready and had no processor, since it began; 0.0 where nobody counts."""
-    return _own.schedstat.run_delay_ns() / 1e9
+    try:
+        schedstat = _own.schedstat
+    except AttributeError:
+        schedstat = _own.schedstat = _Schedstat()
+    return float(schedstat.run_delay_ns() / 1e9)
 
 
 class Stopwatch:

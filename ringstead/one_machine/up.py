@@ -38,6 +38,7 @@ from ringstead.one_machine.layout import (
 )
 from ringstead.processes import logs
 from ringstead.processes.control import Answer, serve_control
+from ringstead.processes.fork_server import ForkServer
 from ringstead.processes.life import Stop, one_failure, run_until_stopped, settle
 from ringstead.processes.sockets import is_port_free
 from ringstead.processes.supervisor import ServiceSpec, Supervisor
@@ -78,14 +79,17 @@ def run_up(
     *,
     say: Callable[[str], None],
     announce: Callable[[Running], None],
+    loads: Mapping[str, Callable[[], None]],
 ) -> None:
     """Run the cluster until told to stop. `say` gets lines for the operator, `announce` is called once all is up.
+
+    `loads` has for a kind of service what imports its program: services of kinds with the same one share its memory.
 
     Where it runs already, more zones or devices can be asked for all the same: they join what runs. Raises RingsteadError
     where the directory, the port or a service is in the way.
     """
     try:
-        _run(directory, asked, say, announce)
+        _run(directory, asked, say, announce, loads)
     except AlreadyRunning:
         if not directory.exists or not {"zones", "devices_per_zone"} & set(asked):
             raise
@@ -94,9 +98,14 @@ def run_up(
 
 
 def _run(
-    directory: DataDirectory, asked: dict[str, Any], say: Callable[[str], None], announce: Callable[[Running], None]
+    directory: DataDirectory,
+    asked: dict[str, Any],
+    say: Callable[[str], None],
+    announce: Callable[[Running], None],
+    loads: Mapping[str, Callable[[], None]],
 ) -> None:
-    with _lock(directory):
+    # The servers first: what is loaded from here on is of no use to the services.
+    with _lock(directory), _fork_servers(loads) as fork_servers:
         shape, notes = open_directory(directory, asked)
         for note in notes:
             say(note)
@@ -105,9 +114,24 @@ def _run(
         grow_if_asked(directory, asked, say)
         follow_rings(directory)
         logs.set_up(SUPERVISOR, file=directory.logs_dir / f"{SUPERVISOR}.log")
-        supervisor = Supervisor(service_specs(directory, shape))
+        supervisor = Supervisor(service_specs(directory, shape), fork_servers)
         with one_failure():
             run_until_stopped(lambda stop: _supervise(supervisor, directory, shape, stop, say, announce))
+
+
+@contextlib.contextmanager
+def _fork_servers(loads: Mapping[str, Callable[[], None]]) -> Iterator[dict[str, ForkServer]]:
+    """By kind: a server for each different way to load.
+
+    What the first of them loads is loaded here already: others load more, and the pages of that are then all of theirs.
+    """
+    next(iter(loads.values()))()
+    with contextlib.ExitStack() as stack:
+        servers = {
+            load: stack.enter_context(contextlib.closing(ForkServer.start(load)))
+            for load in dict.fromkeys(loads.values())
+        }
+        yield {kind: servers[load] for kind, load in loads.items()}
 
 
 def service_specs(directory: DataDirectory, shape: Shape) -> list[ServiceSpec]:

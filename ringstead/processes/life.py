@@ -64,10 +64,15 @@ def tie_to_supervisor() -> None:
     parent = os.environ.pop(PARENT_VARIABLE, "")
     if not parent:
         return
+    die_with_parent(int(parent))
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent, which ought to be `parent`, ends. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != int(parent):
+    if os.getppid() != parent:
         sys.exit(0)
 
 

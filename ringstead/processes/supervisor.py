@@ -22,7 +22,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -32,6 +32,7 @@ import structlog
 import trio
 
 from ringstead.errors import ServiceFailed
+from ringstead.processes.fork_server import PASSED_FD, ForkedProcess, ForkServer, ForkServerGone
 from ringstead.processes.life import PARENT_VARIABLE, READY_LINE, READY_VARIABLE, Stop
 from ringstead.processes.restart import HOPELESS_DEATHS, RestartPolicy
 
@@ -86,8 +87,9 @@ class ServiceStatus:
 class Supervised:
     """One service and its process."""
 
-    def __init__(self, spec: ServiceSpec) -> None:
+    def __init__(self, spec: ServiceSpec, fork_server: ForkServer | None = None) -> None:
         self.spec = spec
+        self._fork_server = fork_server
         self.state = State.DOWN
         self.pid = 0
         self.deaths = 0
@@ -191,14 +193,21 @@ class Supervised:
                 process.kill()
                 process.wait()
             self.pid = 0
-        self._note_end(process.returncode)
+        self._note_end(process.wait())
 
-    def _start(self, ready_write: int) -> subprocess.Popen[bytes]:
+    def _start(self, ready_write: int) -> subprocess.Popen[bytes] | ForkedProcess:
         """Start the process, from this very thread."""
         error_file = self.spec.error_file
         too_long = error_file.exists() and error_file.stat().st_size > ERROR_FILE_BYTES_MAX
         os.set_blocking(ready_write, True)
+        parent = {PARENT_VARIABLE: str(os.getpid())}
         with error_file.open("wb" if too_long else "ab") as errors:
+            if self._fork_server is not None:
+                environment = {**parent, READY_VARIABLE: str(PASSED_FD)}
+                try:
+                    return self._fork_server.spawn(self.spec.command, errors.fileno(), ready_write, environment)
+                except ForkServerGone:
+                    log.warning("started as a program of its own: there is no fork server", name=self.spec.name)
             return subprocess.Popen(
                 self.spec.command,
                 stdin=subprocess.DEVNULL,
@@ -206,7 +215,7 @@ class Supervised:
                 stderr=errors,
                 pass_fds=(ready_write,),
                 process_group=0,
-                env={**os.environ, PARENT_VARIABLE: str(os.getpid()), READY_VARIABLE: str(ready_write)},
+                env={**os.environ, **parent, READY_VARIABLE: str(ready_write)},
             )
 
     async def _watch_ready(self, ready_read: int) -> None:
@@ -245,8 +254,10 @@ class Supervised:
 class Supervisor:
     """Services of several kinds, in the order in which they start."""
 
-    def __init__(self, specs: Sequence[ServiceSpec]) -> None:
-        self.services = {spec.name: Supervised(spec) for spec in specs}
+    def __init__(self, specs: Sequence[ServiceSpec], fork_servers: Mapping[str, ForkServer] = {}) -> None:
+        """Services of a kind that has a fork server share the memory of their program. Who made the servers closes them."""
+        self._fork_servers = fork_servers
+        self.services = {spec.name: self._supervised(spec) for spec in specs}
         self.started = trio.Event()
         """Everything was ready once."""
         self._kinds = list(dict.fromkeys(spec.kind for spec in specs))
@@ -276,7 +287,7 @@ class Supervisor:
         wanted = {spec.name: spec for spec in specs}
         for name, spec in wanted.items():
             if name not in self.services:
-                self.services[name] = service = Supervised(spec)
+                self.services[name] = service = self._supervised(spec)
                 self._nursery.start_soon(self._run_later, service)
         gone = [service for name, service in self.services.items() if name not in wanted]
         for service in gone:
@@ -284,6 +295,9 @@ class Supervisor:
         for service in gone:
             await service.until_down()
             self.services.pop(service.spec.name, None)
+
+    def _supervised(self, spec: ServiceSpec) -> Supervised:
+        return Supervised(spec, self._fork_servers.get(spec.kind))
 
     async def _run_later(self, service: Supervised) -> None:
         """Run a service that came while the others ran: one that does not come up does not bring them down."""

@@ -10,7 +10,7 @@ line on standard error (which the supervisor shows) and in the log; one that has
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from ringstead.errors import RingsteadError
@@ -57,6 +57,25 @@ def run_service(config: ServiceConfig) -> int:
         return 1
     log.info("stopped")
     return 0
+
+
+def _load_storage() -> None:
+    logs.load_structlog()
+    import ringstead.services.storage.service
+    import ringstead.settings.config_file  # noqa: F401
+
+
+def _load_others() -> None:
+    """All but what parses HTTP, which is the proxies' alone."""
+    _load_storage()
+    import proxy.metrics
+    import proxy.s3.app
+    import proxy.swift.app  # noqa: F401
+    import ringstead.services.daemons.service  # noqa: F401
+
+
+LOADS: Mapping[str, Callable[[], None]] = {"storage": _load_storage, "daemons": _load_others, "proxy": _load_others}
+"""For who forks services: imports what one of that kind needs, opens nothing and starts no thread."""
 
 
 # --------------------------------------------------------------------------------------------------------------- storage

@@ -232,6 +232,22 @@ def test_a_held_service_stays_down_until_released(hurt: TestCluster) -> None:
     assert swift(cluster, "GET", "box/name") == b"content"
 
 
+def test_services_are_started_again_without_the_fork_servers(hurt: TestCluster) -> None:
+    """kill -9 of the processes that fork services ends no service, and one that is killed then comes back all the same."""
+    assert hurt.supervisor is not None
+    children = Path(f"/proc/{hurt.supervisor.pid}/task/{hurt.supervisor.pid}/children").read_text().split()
+    servers = [int(pid) for pid in children if "fork server" in Path(f"/proc/{pid}/cmdline").read_text()]
+    assert servers
+    before = hurt.processes()
+    for pid in servers:
+        os.kill(pid, signal.SIGKILL)
+    assert hurt.processes() == before
+    killed = hurt.kill("storage")
+    hurt.wait_ready()
+    assert hurt.processes("storage")[0].pid not in (0, killed.pid)
+    swift(hurt, "PUT", "box-again")
+
+
 def test_commands_without_a_cluster_say_so(tmp_path: Path) -> None:
     """No folder, or no running cluster, is one line and exit code 1."""
     for command in (["status"], ["user", "list"]):
