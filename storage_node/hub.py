@@ -32,6 +32,8 @@ import trio
 
 TICK_S = 0.05
 """How often on_tick callbacks run: the precision of time-outs on the wire."""
+_REST_S = 1.0
+"""How often a hub looks after itself while nobody wants to be called."""
 _EVENTS_MAX = 64
 """Sockets served before the rest of the process gets its turn."""
 
@@ -52,7 +54,7 @@ class Hub(Protocol):
 
     @property
     def ticks(self) -> int:
-        """Counts up while the hub runs, about every TICK_S."""
+        """Counts up about every TICK_S while the hub runs and has somebody to call; else now and then."""
         ...
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -96,6 +98,7 @@ class EpollHub(trio.abc.Instrument):
         self._handlers: dict[int, Handler] = {}
         self._later: list[Callable[[], None]] = []
         self._on_tick: dict[Callable[[], None], None] = {}
+        self._tick_wanted = trio.Event()
         self._failure: Exception | None = None
         self.running = False
         self.ticks = 0
@@ -142,6 +145,7 @@ class EpollHub(trio.abc.Instrument):
     def add_tick(self, function: Callable[[], None]) -> None:
         """See Hub."""
         self._on_tick[function] = None
+        self._tick_wanted.set()
 
     def remove_tick(self, function: Callable[[], None]) -> None:
         """See Hub."""
@@ -172,6 +176,10 @@ class EpollHub(trio.abc.Instrument):
 
     async def _tick(self) -> None:
         while True:
+            if not self._on_tick:
+                self._tick_wanted = trio.Event()
+                with trio.move_on_after(_REST_S):
+                    await self._tick_wanted.wait()
             await trio.sleep(TICK_S)
             if self._failure is not None:
                 raise self._failure
