@@ -108,9 +108,8 @@ def rendered(items: Sequence[Item], media_type: str, root: str, name: str) -> by
     if media_type == JSON:
         if isinstance(items, ObjectPage):
             return json_page(items)
-        if all(type(item) is ListedObject for item in items):
-            return orjson.dumps(json_objects(items))  # type: ignore[arg-type]  # as was just seen
-        return orjson.dumps([_json_row(item) for item in items])
+        objects = iter(json_objects([item for item in items if isinstance(item, ListedObject)]))
+        return orjson.dumps([next(objects) if isinstance(item, ListedObject) else _json_row(item) for item in items])
     rows = "".join([_xml_row(item) for item in items])
     return (f'<?xml version="1.0" encoding="UTF-8"?>\n<{root} name={_xml_attribute(name)}>{rows}</{root}>').encode()
 
