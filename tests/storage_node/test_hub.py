@@ -42,8 +42,6 @@ async def test_a_hub_ticks_from_the_moment_it_is_wanted(autojump_clock: MockCloc
             assert len(called_s) in (9, 10, 11)
             assert called_s[0] <= TICK_S + 0.001
             assert hub.ticks - ticks == len(called_s)
-            assert all(
-                later - earlier <= TICK_S + 0.002 for earlier, later in zip(called_s, called_s[1:], strict=False)
-            )
+            assert all(later - earlier <= TICK_S + 0.002 for earlier, later in pairwise(called_s))
         nursery.cancel_scope.cancel()
     hub.close()
