@@ -60,8 +60,12 @@ class Garage(System):
         there = len(list(self.folder.glob("node*")))
         for node in range(there or NODES):
             self._start_node(node)
+        names = [self._name(node) for node in range(there or NODES)]
+        for name in names[1:]:
+            # Again after each start: Garage keeps its peers on disk, but not at once.
+            self._ask(0, "node", "connect", name)
         if not there:
-            self._join()
+            self._join(names)
         self.wait_http("/", (200, 403))
         # The command line is answered at once; this needs a quorum.
         self._ask(0, "bucket", "list")
@@ -94,11 +98,8 @@ class Garage(System):
             (home / "garage.toml").write_text(conf.lstrip())
         self._nodes[node] = self.spawn([self._program, "-c", str(home / "garage.toml"), "server"], f"garage-{node}")
 
-    def _join(self) -> None:
-        """Make the nodes know each other, give each a zone, and make a key."""
-        names = [self._name(node) for node in range(NODES)]
-        for name in names[1:]:
-            self._ask(0, "node", "connect", name)
+    def _join(self, names: list[str]) -> None:
+        """Give each node a zone, and make a key."""
         for node, name in enumerate(names):
             self._assign(node, name)
         self._ask(0, "layout", "apply", "--version", "1")
