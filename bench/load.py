@@ -96,6 +96,10 @@ class WrongAnswerError(Exception):
     """The system did not do what it was asked: nothing is measured on it."""
 
 
+class NothingAnsweredError(WrongAnswerError):
+    """Not one request was answered within the run: it was too short."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What one run of the load generator saw."""

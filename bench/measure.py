@@ -19,12 +19,13 @@ import statistics
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from bench.bodies import Bodies, draw_bodies
 from bench.dialects import Dialect, dialect_of
-from bench.load import Result, WrongAnswerError, run_plan, send_each
+from bench.load import NothingAnsweredError, Result, WrongAnswerError, run_plan, send_each
 from bench.plan import listed_name, make_plan, object_name
 from bench.systems.base import NotSupported, System, SystemFailed, wait_s
 from bench.systems.usage import disk_written_bytes
@@ -135,8 +136,9 @@ class Subject:
             self._next[_container(workload)] = workload.listed
 
     def warm_up(self, workload: Workload, seconds: float) -> None:
-        """A run that is not counted."""
-        self.run(workload, min(seconds, WARM_UP_S))
+        """A run that is not counted. Too short for a slow system's large objects, it's no reason to leave it out."""
+        with suppress(NothingAnsweredError):
+            self.run(workload, min(seconds, WARM_UP_S))
 
     def run(self, workload: Workload, seconds: float) -> Run:
         """One run. Raises WrongAnswerError, NotSupported."""
@@ -167,7 +169,7 @@ class Subject:
         cpu_s = self.system.cpu_s() - cpu_before
         written_after = disk_written_bytes(self.system.folder)
         if not result.requests:
-            raise WrongAnswerError(f"{workload.title}: not one request was answered")
+            raise NothingAnsweredError(f"not one request was answered within {seconds:g} s: measure for longer")
         self._last_rate[workload.title] = result.rate
         written = None
         if written_before is not None and written_after is not None:

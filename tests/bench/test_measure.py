@@ -12,9 +12,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from bench import measure
-from bench.measure import Subject, compare
+from bench.load import NothingAnsweredError, Result
+from bench.measure import Run, Subject, compare
 from bench.systems.base import NotSupported, S3Access, System
-from bench.workloads import Names, Workload
+from bench.workloads import Names, Workload, in_s3
 
 GET: Workload = Workload("GET 4 KiB (2)", "GET", 2, 4096, Names("read", 20, 4096))
 
@@ -88,6 +89,25 @@ def test_names_that_would_take_too_long_are_not_put(store: SmallStore, monkeypat
     with pytest.raises(NotSupported, match="100,000 would take"):
         Subject(store).prepare(Workload("page", "LIST", 1, listed=100_000, dialect="s3"))
     assert len(store.objects) < 100_000
+
+
+class SlowSubject(Subject):
+    """Answers its first request after five seconds, on a clock of its own."""
+
+    def run(self, workload: Workload, seconds: float) -> Run:
+        """See Subject."""
+        if seconds < 5:
+            raise NothingAnsweredError("nothing yet")
+        return Run(Result(1, seconds, 1, 0, 5e3, 5e3, 5e3, 5e3, 0.0), 1.0, None)
+
+
+@pytest.mark.parametrize(("seconds", "problem"), [(10.0, ""), (3.0, "nothing yet")])
+def test_a_warm_up_too_short_for_an_answer_leaves_nobody_out(store: SmallStore, seconds: float, problem: str) -> None:
+    """What counts is whether the counted run sees one."""
+    found = compare([SlowSubject(store)], [in_s3(GET)], seconds=seconds, rounds=1)
+    series = found["S3 GET 4 KiB (2)"]["small"]
+    assert series.problem == problem
+    assert len(series.runs) == (not problem)
 
 
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed (Debian: wrk)")
