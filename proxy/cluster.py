@@ -47,7 +47,6 @@ from storage_node.operations import (
 )
 from storage_node.reader import LocalReader
 from storage_node.timestamp import Clock
-from storage_node.window import WindowPool
 
 CAUTIOUS_S = 600.0
 """How long after a device was away reads ask every primary that is at hand, not a bare majority: writes of that time may
@@ -228,8 +227,6 @@ class Cluster:
         self._cautious_until_s = 0.0
         self._new_until_s: float | None = None
         self._hub = hub or EpollHub()
-        self.windows = WindowPool()
-        """Memory for uploads, shared with the devices of this machine."""
         self._open_reader = open_reader
         self.replicas: dict[int, Replica] = {}
         """Of all rings in force, by the devices' ids."""
@@ -304,7 +301,6 @@ class Cluster:
         finally:
             self.background = None
             self._hub.close()
-            self.windows.close()
             for replica in self.replicas.values():
                 replica.let_go()
 

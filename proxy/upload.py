@@ -3,38 +3,36 @@
 Problem: a body of any size must reach three devices with bounded memory; one that stalls must not hold up the others for
 ever, and the MD5 (the slowest part: about 0.7 GB/s a core) must not wait for the network nor the network for it.
 
-Idea: the body is taken in rounds of about 1 MiB. Each round is put into the upload's window (storage_node/window.py):
-devices on this machine take it from there, those elsewhere are sent it, and the MD5 is made of it (in a thread: hashlib
-lets go of the interpreter), while the next round is read. The frames' checksums are made once for all devices. A device
-that fails or stalls is dropped; while a majority is left the upload goes on. Nothing is visible before `commit`, which
-sends each device the metadata: it then syncs the file and logs it.
+Idea: the body is taken in rounds of about 1 MiB. In each round the last round's bytes go to all devices and into the MD5
+(in a thread: hashlib lets go of the interpreter) while the next round is read. What came in small pieces is put together
+first, since a copy in memory costs less than a frame for each piece to each device; the frames' checksums are made once for
+all devices. A device that fails or stalls is dropped; while a majority is left the upload goes on. Nothing is visible before
+`commit`, which sends each device the metadata: it then syncs the file and logs it.
 
 Rejected: stopping at the first failed device (a retry of 5 GiB costs more than a copy that the replicator makes later);
-chaining devices (latency adds up, and one slow device stops all behind it); a first round of what has come by then (a
-body of 1 MiB then takes two rounds, and each wakes every device).
+chaining devices (latency adds up, and one slow device stops all behind it).
 
 Invariants: at most two rounds in memory; what was not committed leaves nothing on any device; whatever the body raises
-aborts the upload and is raised to the caller as it is; nothing is put into the window while anybody still takes from it, but
-those who were dropped, who check what they took.
+aborts the upload and is raised to the caller as it is.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import trio
 
 from proxy.cluster import Cluster, Placement, Replica
 from proxy.model import OBJECT_SIZE_BYTES_MAX, BodySource, EntityTooLarge, Unavailable
 from proxy.quorum import Waiter, WriteResult, shortage
-from storage_node.bulk import Block
+from storage_node.bulk import CHUNK_BYTES, Block, make_block
 from storage_node.client import BulkFailed, BulkWrite, PutBlobHeader
 from storage_node.operations import Status, Written
-from storage_node.window import Window
 
 ROUND_BYTES = 1024 * 1024
+SMALL_BYTES = 64 * 1024
+"""Pieces of less are put together before they are sent."""
 STALL_S = 10.0
 """A device that takes no byte for this long is dropped from the upload."""
 COMMIT_TIMEOUT_S = 30.0
@@ -62,7 +60,6 @@ class Upload:
         self._targets: list[_Target] = []
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._failures: list[int] = []
-        self._window: Window | None = None
         self.size_bytes = 0
 
     @property
@@ -73,13 +70,12 @@ class Upload:
     async def open(self) -> None:
         """Open a bulk transfer to each primary, or a handoff in its place. Raises Unavailable below a majority."""
         handoffs = self._placement.handoffs()
-        window = self._window = self._cluster.windows.take()
 
         async def open_one(primary: Replica) -> None:
             replica: Replica | None = primary
             while replica is not None:
                 try:
-                    write = await replica.client.open_write(window)
+                    write = await replica.client.open_write()
                 except BulkFailed as error:
                     self._failed(error)
                     replica = next((r for r in handoffs if r.reachable), None)
@@ -102,46 +98,35 @@ class Upload:
 
         Raises what the body raises, EntityTooLarge, Unavailable.
         """
-        assert self._window is not None
-        pieces = deque(memoryview(piece) for piece in first if piece)
-        pieces += await _read_round(body, sum(map(len, pieces)))
-        while pieces:
-            _fill(self._window, pieces)
-            self.size_bytes += self._window.length
-            if self.size_bytes > OBJECT_SIZE_BYTES_MAX:
-                raise EntityTooLarge(f"one upload holds at most {OBJECT_SIZE_BYTES_MAX} bytes; use several parts")
-            pieces += await self._send_window(self._window, None if pieces else body)
-        if not self._failures:
-            # Every device has taken all of it.
-            self._cluster.windows.give_back(self._window)
-            self._window = None
-
-    async def _send_window(self, window: Window, body: BodySource | None) -> list[memoryview]:
-        """Send what the window holds to all devices, and read the next round of the body meanwhile, if it is given."""
-        upcoming: list[memoryview] = []
+        pieces = _joined(first)
+        upcoming: list[bytes] = []
         raised: list[BaseException] = []
 
-        async def read_round(body: BodySource) -> None:
+        async def read_round() -> None:
             nonlocal upcoming
             try:
-                upcoming = await _read_round(body, 0)
+                upcoming = await _read_round(body)
             except (trio.Cancelled, KeyboardInterrupt):
                 raise
             except Exception as error:
                 raised.append(error)
 
-        blocks = window.blocks()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._hash, window)
-            for target in self._targets:
-                nursery.start_soon(self._send_round, target, blocks)
-            if body is not None:
-                nursery.start_soon(read_round, body)
-        if raised:
-            raise raised[0]
-        self._targets = [target for target in self._targets if target.write is not None]
-        self._check()
-        return upcoming
+        while pieces:
+            self.size_bytes += sum(map(len, pieces))
+            if self.size_bytes > OBJECT_SIZE_BYTES_MAX:
+                raise EntityTooLarge(f"one upload holds at most {OBJECT_SIZE_BYTES_MAX} bytes; use several parts")
+            upcoming = []
+            blocks = [block for piece in pieces for block in _blocks(piece)]
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._hash, pieces)
+                for target in self._targets:
+                    nursery.start_soon(self._send_round, target, blocks)
+                nursery.start_soon(read_round)
+            if raised:
+                raise raised[0]
+            self._targets = [target for target in self._targets if target.write is not None]
+            self._check()
+            pieces = upcoming
 
     async def commit(self, header: PutBlobHeader) -> WriteResult:
         """Make it the object on every device; returns once a majority of primaries has, or no primary is left."""
@@ -193,9 +178,6 @@ class Upload:
 
     async def abort(self) -> None:
         """Discard what was sent. Nothing of it was visible."""
-        if self._window is not None:
-            self._window.close()
-            self._window = None
         targets, self._targets = self._targets, []
         with trio.move_on_after(1) as scope:
             scope.shield = True
@@ -217,18 +199,15 @@ class Upload:
         self._failures.append(error.status)
         self._cluster.note_failure()
 
-    async def _hash(self, window: Window) -> None:
-        await trio.to_thread.run_sync(self._md5.update, window.view[: window.length])
+    async def _hash(self, pieces: Sequence[bytes]) -> None:
+        await trio.to_thread.run_sync(_update, self._md5, pieces)
 
     async def _send_round(self, target: _Target, blocks: Sequence[Block]) -> None:
         assert target.write is not None
         try:
             with trio.fail_after(STALL_S):
-                if target.write.shares:
-                    await target.write.send_window(blocks)
-                else:
-                    for block in blocks:
-                        await target.write.send_block(block)
+                for block in blocks:
+                    await target.write.send_block(block)
         except BulkFailed as error:
             self._failed(error)
             target.write = None
@@ -239,24 +218,45 @@ class Upload:
             await stalled.abort()
 
 
-async def _read_round(body: BodySource, held: int) -> list[memoryview]:
-    """The body's next pieces, until with the `held` bytes there are about ROUND_BYTES; none at its end."""
-    pieces: list[memoryview] = []
+async def _read_round(body: BodySource) -> list[bytes]:
+    """About ROUND_BYTES of the body, small pieces put together; empty at its end."""
+    pieces: list[bytes] = []
+    held = 0
     while held < ROUND_BYTES:
         piece = await body.read()
         if not piece:
             break
-        pieces.append(memoryview(piece))
+        pieces.append(piece)
         held += len(piece)
-    return pieces
+    return _joined(pieces)
 
 
-def _fill(window: Window, pieces: deque[memoryview]) -> None:
-    """Put into the window, instead of what it held, as much of the pieces as fits, and leave the rest."""
-    window.length = 0
-    while pieces and window.room_bytes:
-        piece = pieces.popleft()
-        if len(piece) > window.room_bytes:
-            pieces.appendleft(piece[window.room_bytes :])
-            piece = piece[: window.room_bytes]
-        window.add(piece)
+def _joined(pieces: Sequence[bytes]) -> list[bytes]:
+    """The same bytes, in pieces of SMALL_BYTES or more (but for the last): large ones as they are."""
+    joined: list[bytes] = []
+    small: list[bytes] = []
+    held = 0
+    for piece in pieces:
+        if not small and len(piece) >= SMALL_BYTES:
+            joined.append(piece)
+            continue
+        small.append(piece)
+        held += len(piece)
+        if held >= SMALL_BYTES:
+            joined.append(b"".join(small))
+            small, held = [], 0
+    if held:
+        joined.append(b"".join(small))
+    return joined
+
+
+def _blocks(piece: bytes) -> Iterator[Block]:
+    """A piece as frames of the wire."""
+    view = memoryview(piece)
+    for start in range(0, len(view), CHUNK_BYTES):
+        yield make_block(view[start : start + CHUNK_BYTES])
+
+
+def _update(md5: hashlib._Hash, pieces: Sequence[bytes]) -> None:
+    for piece in pieces:
+        md5.update(piece)

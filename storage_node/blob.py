@@ -9,11 +9,9 @@ vouches for vouches for every byte. A reader reads whole chunks and compares the
 
     data | xxh3_64 of each chunk, 8 bytes each | magic 8, chunk size 4, reserved 4, size 8, blob id 16, table checksum 8
 
-A file is written in incoming/, renamed to blobs/<2 hex>/<id> once it is whole, fdatasynced, and the directory synced,
-all before the log names it. The name comes before the sync, since a journalling file system then commits both at once;
-a file that a cut leaves there half-written is named by no record, and goes as an orphan (clearing.py). Nothing in
-incoming/ survives the opening of a device. A small object never becomes a file: while all fits the log, it stays in
-memory.
+A file is written in incoming/, fdatasynced, renamed to blobs/<2 hex>/<id> and the directory synced, all before the log names
+it. Nothing in incoming/ survives the opening of a device. A small object never becomes a file: while all fits the log, it
+stays in memory.
 
 Rejected: a checksum tree (a range of one chunk then still takes the path of the tree; the table of 5 GiB is 160 KiB),
 checksums between the chunks (ranges then cross them), O_DIRECT (the next reader wants it in the page cache).
@@ -322,9 +320,9 @@ class BlobWriter:
                 write_all(self._disk, self._fd, [tail + self.table_checksum.to_bytes(8, "little")], self.size_bytes)
                 # Gives back what was reserved beyond the end.
                 self._disk.ftruncate(self._fd, self.size_bytes + len(tail) + 8)
+                self._disk.fdatasync(self._fd)
                 self._disk.rename(self._path, target)
                 self._path = target
-                self._disk.fdatasync(self._fd)
                 self._disk.sync_directory(os.path.dirname(target))
             self._disk.close(self._fd)
             self._fd = -1

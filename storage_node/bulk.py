@@ -6,16 +6,11 @@ of it than a chunk, and a transfer that breaks off must leave nothing behind.
 The conversation, each line one frame (messages are `[transfer id, kind, fields]`, DATA is raw):
 
     write   client: BEGIN_WRITE, DATA..., COMMIT(PutBlobHeader)         server: WRITTEN(Written)
-    shared  client: BEGIN_SHARED, LOOK_AT, ..., COMMIT(PutBlobHeader)   server: TAKEN for each LOOK_AT, WRITTEN(Written)
     read    client: READ(OpenRead)                                      server: OPENED(Found), DATA..., END(TransferEnd)
 
 The etag is known only when all data was sent, so the header comes with COMMIT. A write that fails on the way (no room) is
 answered WRITTEN early; the server then skips what still comes of it. To abort, the client closes the connection: nothing of
 the object had a name yet. Transfer ids keep a late answer from being taken for the next transfer's.
-
-On one machine the DATA of a write may lie in memory that both ends see (window.py): its descriptor comes with
-BEGIN_SHARED, and LOOK_AT says by its frames' headers what lies there. The client changes nothing there until the server
-has TAKEN it.
 
 Flow control is the socket's: each end stops reading when it cannot go on, and holds one chunk.
 
@@ -33,7 +28,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from storage_node.codec import pack
-from storage_node.fields import BeginShared, BeginWrite, LookAt, OpenRead, PutBlobHeader, Taken, TransferEnd
+from storage_node.fields import BeginWrite, OpenRead, PutBlobHeader, TransferEnd
 from storage_node.frames import HEADER, HEADER_BYTES, RAW_FLAG, Buffer, ProtocolError, check_payload, frame, raw_header
 from storage_node.operations import Found, Written
 from storage_node.transport import Transport, receive_into
@@ -52,19 +47,10 @@ class Kind(IntEnum):
     WRITTEN = 4
     OPENED = 5
     END = 6
-    BEGIN_SHARED = 7
-    LOOK_AT = 8
-    TAKEN = 9
 
 
-REQUESTS: dict[int, type] = {
-    Kind.BEGIN_WRITE: BeginWrite,
-    Kind.COMMIT: PutBlobHeader,
-    Kind.READ: OpenRead,
-    Kind.BEGIN_SHARED: BeginShared,
-    Kind.LOOK_AT: LookAt,
-}
-ANSWERS: dict[int, type] = {Kind.WRITTEN: Written, Kind.OPENED: Found, Kind.END: TransferEnd, Kind.TAKEN: Taken}
+REQUESTS: dict[int, type] = {Kind.BEGIN_WRITE: BeginWrite, Kind.COMMIT: PutBlobHeader, Kind.READ: OpenRead}
+ANSWERS: dict[int, type] = {Kind.WRITTEN: Written, Kind.OPENED: Found, Kind.END: TransferEnd}
 
 
 def message(transfer_id: int, kind: Kind, value: tuple[object, ...]) -> bytes:
@@ -86,11 +72,6 @@ class BulkReader:
         self._buffer = memoryview(bytearray(CHUNK_BYTES))
         self._header = memoryview(bytearray(HEADER_BYTES))
         self._header_bytes = 0
-
-    @property
-    def scratch(self) -> memoryview:
-        """CHUNK_BYTES of memory, for the caller's use until it reads the next frame."""
-        return self._buffer
 
     @property
     def idle(self) -> bool:

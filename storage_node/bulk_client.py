@@ -14,7 +14,7 @@ none.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,22 +23,11 @@ import trio
 from storage_node.bulk import ANSWERS, CHUNK_BYTES, Block, BulkReader, Kind, as_bytes_view, make_block, message
 from storage_node.codec import decode_message
 from storage_node.dial import Opened, Peer, dial
-from storage_node.fields import (
-    VALIDATORS,
-    BeginShared,
-    BeginWrite,
-    LookAt,
-    OpenRead,
-    PutBlobHeader,
-    Taken,
-    TransferEnd,
-    wrong,
-)
+from storage_node.fields import VALIDATORS, BeginWrite, OpenRead, PutBlobHeader, TransferEnd, wrong
 from storage_node.frames import ANSWER_FRAME_BYTES_MAX, Buffer, FrameReader, ProtocolError
 from storage_node.handshake import HandshakeError, Purpose
 from storage_node.operations import Entry, Found, Status, Written
-from storage_node.transport import Transport, receive, send_all, send_frame, send_with_descriptor
-from storage_node.window import Window
+from storage_node.transport import Transport, receive, send_all, send_frame
 from storage_node.wire_settings import ClientSettings
 
 _RECEIVE_BYTES = 64 * 1024
@@ -198,18 +187,11 @@ class BulkWrite(_Transfer):
     def __init__(self, pool: BulkPool, connection: _BulkConnection) -> None:
         super().__init__(pool, connection)
         self._answers = FrameReader(ANSWER_FRAME_BYTES_MAX)
-        self.shares = False
-        """The device sees the window that this was opened with: send_window."""
 
-    async def begin(self, window: Window | None) -> None:
+    async def begin(self) -> None:
         """Announce the transfer. Called by open_write."""
         with self._guard(self._pool.settings.bulk_stall_s):
-            if window is not None and window.fd >= 0 and self._transport.passes_descriptors:
-                self.shares = True
-                begun = message(self._id, Kind.BEGIN_SHARED, BeginShared())
-                await send_with_descriptor(self._transport, begun, window.fd)
-            else:
-                await send_all(self._transport, message(self._id, Kind.BEGIN_WRITE, BeginWrite()))
+            await send_all(self._transport, message(self._id, Kind.BEGIN_WRITE, BeginWrite()))
 
     async def send(self, data: Buffer) -> None:
         """Send the next bytes; waits while the device does not keep up. `data` is not kept.
@@ -226,18 +208,6 @@ class BulkWrite(_Transfer):
             self._look_for_failure()
             await send_frame(self._transport, block.header, block.data)
 
-    async def send_window(self, blocks: Sequence[Block]) -> None:
-        """The same for blocks that lie one behind another from the window's start, where the device sees it (`shares`).
-
-        They must stay as they are until this returns; the device has taken them then. Raises BulkFailed.
-        """
-        with self._guard(self._pool.settings.bulk_stall_s):
-            look = LookAt(b"".join(block.header for block in blocks))
-            await send_all(self._transport, message(self._id, Kind.LOOK_AT, look))
-            answer = await self._next_answer()
-            if isinstance(answer, Written):
-                raise BulkFailed(answer.status, answer.detail)
-
     async def commit(self, header: PutBlobHeader) -> Written:
         """Make what was sent the object. APPLIED when it is on stable storage. Raises BulkFailed.
 
@@ -247,9 +217,11 @@ class BulkWrite(_Transfer):
             if not VALIDATORS[PutBlobHeader](header):
                 raise BulkFailed(Status.REFUSED, str(wrong("PutBlobHeader", tuple(header))))
             await send_all(self._transport, message(self._id, Kind.COMMIT, header))
-            written = await self._next_answer()
-            if isinstance(written, Taken):
-                raise ProtocolError("nothing was to be taken")
+            while True:
+                data = await receive(self._transport, _RECEIVE_BYTES)
+                written = self._take_answer(data)
+                if written is not None:
+                    break
         self._release()
         return written
 
@@ -262,18 +234,11 @@ class BulkWrite(_Transfer):
         """See, without waiting, whether the device has given up on the transfer."""
         data = self._transport.try_receive(_RECEIVE_BYTES)
         if data is not None:
-            answer = self._take_answer(data)
-            if isinstance(answer, Taken):
-                raise ProtocolError("nothing was to be taken")
-            if answer is not None:
-                raise BulkFailed(answer.status, answer.detail)
+            written = self._take_answer(data)
+            if written is not None:
+                raise BulkFailed(written.status, written.detail)
 
-    async def _next_answer(self) -> Written | Taken:
-        while (answer := self._take_answer(await receive(self._transport, _RECEIVE_BYTES))) is None:
-            pass
-        return answer
-
-    def _take_answer(self, data: bytes) -> Written | Taken | None:
+    def _take_answer(self, data: bytes) -> Written | None:
         if not data:
             raise ConnectionResetError("the server closed the connection")
         payloads = self._answers.feed(data)
@@ -281,8 +246,8 @@ class BulkWrite(_Transfer):
             return None
         if len(payloads) > 1 or self._answers.held_bytes:
             raise ProtocolError("more than one answer to a write")
-        answer: Written | Taken = self._read_message(payloads[0], (Kind.WRITTEN, Kind.TAKEN))[1]
-        return answer
+        written: Written = self._read_message(payloads[0], (Kind.WRITTEN,))[1]
+        return written
 
 
 class BulkRead(_Transfer):
@@ -366,14 +331,14 @@ class BulkRead(_Transfer):
 _NOTHING = Entry(0, 0, True, 0, b"")
 
 
-async def open_write(pool: BulkPool, window: Window | None = None) -> BulkWrite:
-    """Begin to send an object's data, from a window if the device is where it can see it. Raises BulkFailed."""
+async def open_write(pool: BulkPool) -> BulkWrite:
+    """Begin to send an object's data. Raises BulkFailed."""
     for fresh in (False, True):
         connection = await pool.acquire(fresh)
         kept = connection.used
         write = BulkWrite(pool, connection)
         try:
-            await write.begin(window)
+            await write.begin()
             return write
         except BulkFailed:
             if not kept:

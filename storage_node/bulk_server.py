@@ -1,7 +1,6 @@
 """The server's end of a bulk connection. The conversation is in bulk.py.
 
-A session holds one chunk of memory, at most one open BlobWriter or ObjectReader, and a window's descriptor (window.py) while
-it is written to from one. Whatever ends it (the peer, a broken
+A session holds one chunk of memory and at most one open BlobWriter or ObjectReader. Whatever ends it (the peer, a broken
 frame, a stall, the server's close), the writer is aborted: without its PutBlob nothing has a name.
 
 Data goes to the page cache in place while that is quick; when the kernel makes writers wait (too much dirty memory) it
@@ -11,18 +10,14 @@ event loop for the interpreter's lock at every chunk, which takes milliseconds w
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from functools import partial
-
 import trio
 
 from storage_node.bulk import CHUNK_BYTES, REQUESTS, BulkReader, Kind, as_bytes_view, message
 from storage_node.codec import decode_message
 from storage_node.device import BlobWriter, Device, ObjectReader, PutBlob
 from storage_node.errors import CorruptData, DeviceError, DeviceFull
-from storage_node.fields import LookAt, OpenRead, PutBlobHeader, Taken, TransferEnd
-from storage_node.frames import MESSAGE_BYTES_MAX, ProtocolError, check_payload, raw_header, raw_lengths
+from storage_node.fields import OpenRead, PutBlobHeader, TransferEnd
+from storage_node.frames import MESSAGE_BYTES_MAX, ProtocolError, raw_header
 from storage_node.group_commit import GroupCommit, InlinePolicy
 from storage_node.operations import Answer, Found, Status, Written
 from storage_node.stopwatch import Stopwatch
@@ -91,13 +86,11 @@ class BulkSession:
                     raise ProtocolError("object data outside of a transfer")
                 transfer_id, kind, value = decode_message(payload, REQUESTS)
                 if kind == Kind.BEGIN_WRITE:
-                    await self._write(transfer_id, -1)
-                elif kind == Kind.BEGIN_SHARED:
-                    await self._write_shared(transfer_id)
+                    await self._write(transfer_id)
                 elif kind == Kind.READ:
                     await self._read(transfer_id, value)
                 else:
-                    raise ProtocolError("data or a commit without a transfer")
+                    raise ProtocolError("a commit without a transfer")
 
     def _allow(self, seconds: float) -> None:
         """Cut the session off unless something moves within that time."""
@@ -105,16 +98,7 @@ class BulkSession:
 
     # ------------------------------------------------------------------------------------------------------------ writes
 
-    async def _write_shared(self, transfer_id: int) -> None:
-        window_fd = self._transport.take_descriptor()
-        if window_fd < 0:
-            raise ProtocolError("a shared write without a window")
-        try:
-            await self._write(transfer_id, window_fd)
-        finally:
-            os.close(window_fd)
-
-    async def _write(self, transfer_id: int, window_fd: int) -> None:
+    async def _write(self, transfer_id: int) -> None:
         writer: BlobWriter | None = None
         failure: Written | None = None
         try:
@@ -126,21 +110,18 @@ class BulkSession:
             while not isinstance(received := await self._next_of_write(transfer_id), PutBlobHeader):
                 if writer is not None and failure is None:
                     try:
-                        await self._store(writer, window_fd, received)
+                        await self._store(writer, received)
                     except DeviceError as error:
                         failure = _failure(error)
                         await self._send_written(transfer_id, failure)
-                    else:
-                        if isinstance(received, LookAt):
-                            await send_all(self._transport, message(transfer_id, Kind.TAKEN, Taken()))
             if writer is not None and failure is None:
                 await self._send_written(transfer_id, await self._commit(writer, received))
         finally:
             if writer is not None:
                 writer.abort()
 
-    async def _next_of_write(self, transfer_id: int) -> memoryview | LookAt | PutBlobHeader:
-        """The next data of a write, or where it lies, or its end."""
+    async def _next_of_write(self, transfer_id: int) -> memoryview | PutBlobHeader:
+        """The next data of a write, or its end."""
         self._allow(self._settings.transfer_stall_s_max)
         received = await self._reader.next()
         if received is None:
@@ -148,24 +129,18 @@ class BulkSession:
         is_data, payload = received
         if is_data:
             return payload
-        message_id, kind, value = decode_message(payload, REQUESTS)
-        if kind not in (Kind.COMMIT, Kind.LOOK_AT) or message_id != transfer_id:
+        commit_id, kind, value = decode_message(payload, REQUESTS)
+        if kind != Kind.COMMIT or commit_id != transfer_id:
             raise ProtocolError("neither data nor the commit of this transfer")
-        assert isinstance(value, LookAt | PutBlobHeader)
+        assert isinstance(value, PutBlobHeader)
         return value
 
-    async def _store(self, writer: BlobWriter, window_fd: int, received: memoryview | LookAt) -> None:
-        if isinstance(received, LookAt):
-            if window_fd < 0:
-                raise ProtocolError("data in a window that is not shared")
-            store = partial(_write_from, writer, window_fd, raw_lengths(received.headers), self._reader.scratch)
-        else:
-            store = partial(_write, writer, received)
+    async def _store(self, writer: BlobWriter, data: memoryview) -> None:
         if self._policy.inline:
-            self._policy.record(store())
+            self._policy.record(_write(writer, data))
             await trio.lowlevel.checkpoint()  # a fast peer must not keep all others waiting
         else:
-            self._policy.record(await trio.to_thread.run_sync(store))
+            self._policy.record(await trio.to_thread.run_sync(_write, writer, data))
 
     async def _commit(self, writer: BlobWriter, header: PutBlobHeader) -> Written:
         self._scope.deadline = float("inf")  # the disk takes the time that it takes
@@ -244,27 +219,6 @@ def _write(writer: BlobWriter, data: memoryview) -> float:
     """Write, and say for how many seconds that was blocked."""
     watch = Stopwatch()
     writer.write(data)
-    return watch.blocked_s()
-
-
-def _write_from(
-    writer: BlobWriter, window_fd: int, frames: Sequence[tuple[int, int, int]], scratch: memoryview
-) -> float:
-    """Write what lies in a window, each frame by way of `scratch`, where nobody else can change it once it is checked.
-
-    Raises ProtocolError when it is not what the headers say.
-    """
-    watch = Stopwatch()
-    start = 0
-    for word, checksum, length in frames:
-        if length > CHUNK_BYTES:
-            raise ProtocolError(f"a frame of {length} bytes in a window; at most {CHUNK_BYTES} are allowed")
-        payload = scratch[:length]
-        if os.preadv(window_fd, (payload,), start) != length:
-            raise ProtocolError("the window is shorter than what it is said to hold")
-        check_payload(word, checksum, payload)
-        writer.write(payload)
-        start += length
     return watch.blocked_s()
 
 

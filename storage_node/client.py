@@ -81,7 +81,6 @@ from storage_node.operations import (
     Written,
 )
 from storage_node.sockets import parse_address
-from storage_node.window import Window
 from storage_node.wire_settings import ClientSettings
 
 __all__ = ["BulkFailed", "BulkRead", "BulkWrite", "DeviceClient", "PutBlobHeader"]
@@ -295,15 +294,12 @@ class DeviceClient:
 
     # --------------------------------------------------------------------------------------------------------- transfers
 
-    async def open_write(self, window: Window | None = None) -> BulkWrite:
-        """Begin to send a large object's data, by way of `window` if the device is on this machine (BulkWrite.shares).
-
-        Raises BulkFailed at once when the device is not connected.
-        """
+    async def open_write(self) -> BulkWrite:
+        """Begin to send a large object's data. Raises BulkFailed at once when the device is not connected."""
         if self._usable is None:
             await trio.lowlevel.checkpoint()
             raise BulkFailed(Status.UNREACHABLE, self.last_error)
-        return await open_write(self._pool, window)
+        return await open_write(self._pool)
 
     async def open_read(
         self, hash_: bytes, key: bytes, timestamp: int | None = None, start: int = 0, stop: int | None = None

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from storage_node.frames import HEADER_BYTES, MESSAGE_BYTES_MAX, ProtocolError
+from storage_node.frames import MESSAGE_BYTES_MAX, ProtocolError
 from storage_node.operations import (
     HASH_BYTES,
     HELD_RINGS_MAX,
@@ -84,8 +84,6 @@ META_ITEMS_MAX = 4096
 """Items of a catalog's metadata."""
 DETAIL_CHARS_MAX = 2000
 UUID_BYTES = 16
-LOOK_BYTES_MAX = 64 * HEADER_BYTES
-"""Headers of as many frames as one LookAt may name."""
 _U63_MAX = (1 << 63) - 1
 ARRAY_COUNT_MAX = max(LIST_ROWS_MAX, LIST_ENTRIES_MAX, DIGESTS_MAX)
 
@@ -96,20 +94,6 @@ class Ping(NamedTuple):
 
 class BeginWrite(NamedTuple):
     """Object data follows. -> Written, after PutBlobHeader or as soon as it fails"""
-
-
-class BeginShared(NamedTuple):
-    """The same, and the data will lie in a window whose descriptor comes with this. -> as BeginWrite"""
-
-
-class LookAt(NamedTuple):
-    """Data lies in the window, from its start: the headers of its frames. -> Taken, once it may be overwritten"""
-
-    headers: bytes
-
-
-class Taken(NamedTuple):
-    """What was to be looked at has been."""
 
 
 class PutBlobHeader(NamedTuple):
@@ -280,9 +264,6 @@ _FIELDS: dict[type, dict[str, str]] = {
     GetStatistics: {},
     MarkFilled: {"filling": _DETAIL},
     BeginWrite: {},
-    BeginShared: {},
-    LookAt: {"headers": _bytes(LOOK_BYTES_MAX, HEADER_BYTES)},
-    Taken: {},
     PutBlobHeader: {
         "hash": _HASH,
         "key": _KEY,

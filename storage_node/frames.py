@@ -128,19 +128,6 @@ def check_payload(word: int, checksum: int, payload: Buffer) -> None:
         raise ProtocolError(f"wrong checksum on a frame of {len(payload)} bytes")
 
 
-def raw_lengths(headers: bytes) -> list[tuple[int, int, int]]:
-    """Headers of raw frames whose payloads lie elsewhere, one behind another: the length word, checksum and length of each.
-
-    Raises ProtocolError for what are no such headers.
-    """
-    if len(headers) % HEADER_BYTES:
-        raise ProtocolError(f"{len(headers)} bytes are no frames' headers")
-    found = [(word, checksum, word & ~RAW_FLAG) for word, checksum in HEADER.iter_unpack(headers)]
-    if not all(word & RAW_FLAG for word, _, _ in found):
-        raise ProtocolError("a message where object data was expected")
-    return found
-
-
 def batch_frame(messages: Sequence[bytes]) -> bytes:
     """One frame of packed messages, as an array of them."""
     payload = b"".join((_ARRAY_32, len(messages).to_bytes(4, "big"), *messages))

@@ -14,9 +14,7 @@ Errors: OSError (ssl.SSLError is one) when the connection is broken; end of file
 
 from __future__ import annotations
 
-import array
 import errno
-import os
 import socket
 import ssl
 from collections.abc import Sequence
@@ -29,8 +27,6 @@ from storage_node.frames import Buffer
 
 _TLS_READ_BYTES = 64 * 1024
 _TLS_WRITE_BYTES = 64 * 1024
-_ANCILLARY_BYTES = socket.CMSG_SPACE(4)
-"""Room for one descriptor."""
 
 
 class Transport(Protocol):
@@ -61,19 +57,6 @@ class Transport(Protocol):
         ...
 
     @property
-    def passes_descriptors(self) -> bool:
-        """Whether try_send_descriptor works: both ends are on one machine."""
-        ...
-
-    def try_send_descriptor(self, data: Buffer, fd: int) -> int:
-        """As try_send, and with the first byte that is taken goes an open file, which stays the caller's."""
-        ...
-
-    def take_descriptor(self) -> int:
-        """An open file that came with what try_receive_into has given, now the caller's; -1 if there is none."""
-        ...
-
-    @property
     def holds_output(self) -> bool:
         """Bytes that were taken wait to be sent: call try_send (with nothing, if need be) when it is writable."""
         ...
@@ -98,12 +81,10 @@ class Transport(Protocol):
 class SocketTransport:
     """A plain socket."""
 
-    __slots__ = ("_ancillary_bytes", "_descriptors", "_sock")
+    __slots__ = ("_sock",)
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._ancillary_bytes = _ANCILLARY_BYTES if sock.family == socket.AF_UNIX else 0
-        self._descriptors: list[int] = []
 
     async def handshake(self) -> None:
         """Nothing to agree on."""
@@ -122,37 +103,9 @@ class SocketTransport:
     def try_receive_into(self, buffers: Sequence[memoryview]) -> int | None:
         """See Transport."""
         try:
-            count, ancillary, _, _ = self._sock.recvmsg_into(buffers, self._ancillary_bytes, socket.MSG_CMSG_CLOEXEC)
+            return self._sock.recvmsg_into(buffers)[0]
         except BlockingIOError:
             return None
-        if ancillary:
-            self._keep_descriptors(ancillary)
-        return count
-
-    def _keep_descriptors(self, ancillary: Sequence[tuple[int, int, bytes]]) -> None:
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                received = array.array("i")
-                received.frombytes(data[: len(data) - len(data) % received.itemsize])
-                self._descriptors += received
-        while len(self._descriptors) > 1:  # one at a time is asked for: the rest is a peer's mistake
-            os.close(self._descriptors.pop(0))
-
-    @property
-    def passes_descriptors(self) -> bool:
-        """See Transport."""
-        return self._ancillary_bytes > 0
-
-    def try_send_descriptor(self, data: Buffer, fd: int) -> int:
-        """See Transport."""
-        try:
-            return self._sock.sendmsg((data,), [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", (fd,)))])
-        except BlockingIOError:
-            return 0
-
-    def take_descriptor(self) -> int:
-        """See Transport."""
-        return self._descriptors.pop() if self._descriptors else -1
 
     def try_send(self, data: Buffer) -> int:
         """See Transport."""
@@ -191,8 +144,6 @@ class SocketTransport:
         if self._sock.fileno() >= 0:
             trio.lowlevel.notify_closing(self._sock)
             self._sock.close()
-        while self._descriptors:
-            os.close(self._descriptors.pop())
 
 
 class TlsTransport:
@@ -290,19 +241,6 @@ class TlsTransport:
         return total
 
     @property
-    def passes_descriptors(self) -> bool:
-        """Never."""
-        return False
-
-    def try_send_descriptor(self, data: Buffer, fd: int) -> int:
-        """Not over TLS."""
-        raise ValueError("an open file can't be sent over TLS")
-
-    def take_descriptor(self) -> int:
-        """Never any."""
-        return -1
-
-    @property
     def holds_output(self) -> bool:
         """Whether encrypted bytes wait."""
         return bool(self._cipher)
@@ -356,14 +294,6 @@ async def send_all(transport: Transport, data: Buffer) -> None:
         while len(rest) or transport.holds_output:
             await transport.wait_writable()
             rest = rest[transport.try_send(rest) :]
-
-
-async def send_with_descriptor(transport: Transport, data: Buffer, fd: int) -> None:
-    """Send all of it, and an open file with its first byte. Raises OSError."""
-    while not (count := transport.try_send_descriptor(data, fd)):
-        await transport.wait_writable()
-    if count < len(data):
-        await send_all(transport, memoryview(data)[count:])
 
 
 async def send_frame(transport: Transport, header: bytes, data: memoryview) -> None:

@@ -125,19 +125,6 @@ class End:
         return self.try_send(b"".join(buffers))
 
     @property
-    def passes_descriptors(self) -> bool:
-        """Never."""
-        return False
-
-    def try_send_descriptor(self, data: bytes | bytearray | memoryview, fd: int) -> int:
-        """Not over this network."""
-        raise ValueError("an open file can't be sent over a simulated network")
-
-    def take_descriptor(self) -> int:
-        """Never any."""
-        return -1
-
-    @property
     def holds_output(self) -> bool:
         """Never."""
         return False

@@ -104,7 +104,6 @@ class RecordingDisk(RealDisk):
         """See Disk."""
         self.on_call("rename", source)
         os.rename(source, target)
-        self._paths = {fd: target if path == source else path for fd, path in self._paths.items()}
         self._note("rename", source, target=target)
 
     def unlink(self, path: str, /) -> None:  # type: ignore[override]

@@ -290,7 +290,7 @@ def test_a_blob_that_does_not_fit_is_refused_and_leaves_nothing(memory_path: Pat
     device.close()
 
 
-@pytest.mark.parametrize(("kind", "where"), [("sync", "blobs"), ("rename", "incoming"), ("syncdir", "blobs")])
+@pytest.mark.parametrize(("kind", "where"), [("sync", "incoming"), ("rename", "incoming"), ("syncdir", "blobs")])
 def test_a_blob_that_cannot_be_made_durable_fences(memory_path: Path, kind: str, where: str) -> None:
     """The writer is told; the object is not there."""
     path = memory_path / "d"
