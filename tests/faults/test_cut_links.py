@@ -173,11 +173,24 @@ def until_converged(network: Network) -> None:
         trio.run(trio.sleep, 0.5)
 
 
+def until_filled(network: Network) -> None:
+    """Until the new devices have been compared with each other: before, two of them can't say that a thing is not there."""
+    give_up_s = time.monotonic() + CONVERGED_S
+    while filling := [
+        machine.address
+        for machine in network.machines
+        if (machine.folder / "devices" / "sdb" / "filling.json").exists()
+    ]:
+        assert time.monotonic() < give_up_s, filling
+        trio.run(trio.sleep, 0.1)
+
+
 def test_links_are_cut_and_healed(network: Network) -> None:
     """A machine off the network, one that can't answer another, the proxy's own off it: what a majority allows goes on."""
     load = Load(network)
     first, second, third = network.machines
     load.run()
+    until_filled(network)
 
     network.cut(third)
     load.run()
