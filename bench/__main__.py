@@ -21,12 +21,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from bench.endings import unwind_on_signals
 from bench.limits import all_limits
 from bench.load import WrongAnswerError
 from bench.measure import Subject, compare, say
 from bench.others import run_parts
 from bench.plots import draw
-from bench.report import machine, markdown
+from bench.report import against_limits, machine, markdown, ratios
 from bench.systems.base import NotInstalled, SystemFailed
 from bench.systems.registry import SYSTEMS
 from bench.workloads import SUITES, Workload
@@ -35,6 +36,7 @@ from bench.workloads import SUITES, Workload
 def main() -> int:
     """Measure, write, print."""
     arguments = _arguments()
+    unwind_on_signals()
     workloads = [workload for workload in SUITES[arguments.suite] if arguments.only in workload.title]
     if arguments.list:
         for suite, members in SUITES.items():
@@ -46,18 +48,34 @@ def main() -> int:
         sys.exit(f"no workload of suite {arguments.suite} has {arguments.only!r} in its title; see --list")
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed: apt-get install wrk")
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    _make_folder(arguments.output)
     if arguments.folder is not None:
-        arguments.folder.mkdir(parents=True, exist_ok=True)
+        _make_folder(arguments.folder)
     with tempfile.TemporaryDirectory(prefix="ringstead-bench-", dir=arguments.folder) as folder:
         report = run(Path(folder), workloads, arguments)
-    report["parts"] = run_parts() if arguments.parts else {}
-    (arguments.output / "report.json").write_text(json.dumps(report, indent=1))
-    text = markdown(report)
-    (arguments.output / "report.md").write_text(text)
-    draw(report, arguments.output)
-    print(text)
-    return 0
+    # Written before the parts run too: what was measured for hours is not lost with them.
+    _write(report, arguments.output)
+    if arguments.parts:
+        report["parts"] = run_parts()
+        _write(report, arguments.output)
+    print(markdown(report))
+    return 0 if report["systems"] else 1
+
+
+def _make_folder(folder: Path) -> None:
+    """A folder that can be written to, or the end: before hours of measuring, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        sys.exit(f"{folder} can't be written to: {error}")
+
+
+def _write(report: dict[str, Any], output: Path) -> None:
+    (output / "report.json").write_text(json.dumps(report, indent=1))
+    (output / "report.md").write_text(markdown(report))
+    draw(report, output)
 
 
 def _arguments() -> argparse.Namespace:
@@ -73,20 +91,24 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("bench-results"), help="folder for the report")
     parser.add_argument("--parts", action="store_true", help="also ring, replication, audit, placement, wire: minutes")
     parser.add_argument("--list", action="store_true", help="show suites, workloads and systems")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.seconds < 1 or arguments.rounds < 1:
+        parser.error("a run takes a second at least, and there is one at least")
+    asked = list(SYSTEMS) if arguments.systems == "all" else list(dict.fromkeys(arguments.systems.split(",")))
+    if unknown := [name for name in asked if name not in SYSTEMS]:
+        parser.error(f"no such system: {unknown[0]!r}; there are {', '.join(SYSTEMS)}")
+    arguments.systems = asked
+    return arguments
 
 
 def run(folder: Path, workloads: list[Workload], arguments: argparse.Namespace) -> dict[str, Any]:
     """Start all systems, verify, compare; the report as plain values."""
-    about = machine()
+    about = machine(folder)
     before = all_limits(folder)
-    asked = list(SYSTEMS) if arguments.systems == "all" else arguments.systems.split(",")
-    if unknown := [name for name in asked if name not in SYSTEMS]:
-        sys.exit(f"no such system: {unknown[0]}; there are {', '.join(SYSTEMS)}")
     with ExitStack() as stack:
         subjects = []
         absent = {}
-        for name in asked:
+        for name in arguments.systems:
             place = folder / name
             place.mkdir()
             try:
@@ -101,7 +123,7 @@ def run(folder: Path, workloads: list[Workload], arguments: argparse.Namespace) 
             subjects.append(subject)
         found = compare(subjects, workloads, seconds=arguments.seconds, rounds=arguments.rounds)
         systems = {subject.name: _about(subject) for subject in subjects}
-    return {
+    report = {
         "machine": about,
         "seconds": arguments.seconds,
         "rounds": arguments.rounds,
@@ -113,7 +135,9 @@ def run(folder: Path, workloads: list[Workload], arguments: argparse.Namespace) 
         "workloads": {
             title: {name: series.summary() for name, series in by_system.items()} for title, by_system in found.items()
         },
+        "parts": {},
     }
+    return {**report, "ratios": ratios(report), "of_limits": against_limits(report)}
 
 
 def _about(subject: Subject) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.dialects import dialect_of
+from bench.endings import unwind_on_signals
 from bench.load import WrongAnswerError, run_plan
 from bench.measure import say
 from bench.plan import Plan, make_plan, object_name
@@ -52,6 +53,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where the data goes")
     parser.add_argument("--output", type=Path, help="write the figures as JSON here")
     arguments = parser.parse_args()
+    unwind_on_signals()
     rows = []
     for count in map(int, arguments.objects.split(",")):
         with tempfile.TemporaryDirectory(prefix="ringstead-growth-", dir=arguments.folder) as folder:

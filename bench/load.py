@@ -124,7 +124,10 @@ def run_plan(base_url: str, plan: Plan, *, connections: int, seconds: float, hea
     """One run. With `head`, answers announce a length and have no body: our own generator reads them, wrk can't."""
     if head:
         port = int(base_url.rpartition(":")[2])
-        return _run_heads(port, plan, connections=connections, seconds=seconds)
+        try:
+            return _run_heads(port, plan, connections=connections, seconds=seconds)
+        except OSError as error:
+            raise WrongAnswerError(f"the connection broke: {error!r}") from error
     return _run_wrk(base_url, plan, connections=connections, seconds=seconds)
 
 
@@ -195,6 +198,8 @@ def _run_heads(port: int, plan: Plan, *, connections: int, seconds: float) -> Re
         for connection in sockets.values():
             connection.close()
     took_s = now() - start_s
+    if not latencies:
+        raise NothingAnsweredError(f"not one HEAD was answered within {seconds:g} s: measure for longer")
     latencies.sort()
 
     def at(part: float) -> float:
@@ -206,8 +211,13 @@ def _run_heads(port: int, plan: Plan, *, connections: int, seconds: float) -> Re
 
 
 def send_each(port: int, requests: Iterable[bytes], connections: int = 32) -> int:
-    """Send each request once; how many there were. Raises WrongAnswerError for an answer that is not 2xx."""
-    return trio.run(_send_each, port, iter(requests), connections)
+    """Send each request once; how many there were. Raises WrongAnswerError for an answer that is not 2xx, or for none."""
+    try:
+        return trio.run(_send_each, port, iter(requests), connections)
+    except* (WrongAnswerError, OSError, trio.BrokenResourceError) as errors:
+        first = errors.exceptions[0]
+    # The whole run would end by a group that nobody expects; one system's wrong answer is only that system's problem.
+    raise first if isinstance(first, WrongAnswerError) else WrongAnswerError(f"the connection broke: {first!r}")
 
 
 async def _send_each(port: int, requests: Iterator[bytes], connections: int) -> int:

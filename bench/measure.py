@@ -37,12 +37,13 @@ NAMES_MARGIN: Final = 1.6
 """Names made for a run that uses each once, over what the last run used: a quicker run must not end early."""
 NAMES_MIN_EACH: Final = 20
 """Names a connection for a run whose rate is not known yet: enough that some requests end before the names do."""
-PREPARED_BYTES_MAX: Final = 4 << 30
-"""At most so much is written to be deleted again."""
+PREPARED_BYTES_MAX: Final = 1 << 30
+"""At most so much is written to be deleted again, for one run; three times that on the disk."""
 IDLE_S: Final = 5.0
 LISTED_BY_REQUESTS_S_MAX: Final = 300.0
 """Names for listings are PUT one by one into systems that give no other way, unless that takes longer."""
 LISTED_AT_A_TIME: Final = 2_000
+LATENCIES: Final = ("p50_ms", "p95_ms", "p99_ms", "p999_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +67,13 @@ class Series:
     """Why there are none."""
 
     def summary(self) -> dict[str, Any]:
-        """Medians and spread, as plain values."""
-        if not self.runs:
+        """Medians and spread, as plain values; each run's own too. A series that a wrong answer ended is no result."""
+        if self.problem or not self.runs:
             return {"problem": self.problem}
-        rates = sorted(run.result.rate for run in self.runs)
+        results = [run.result for run in self.runs]
+        rates = sorted(result.rate for result in results)
         rate = statistics.median(rates)
-        middle = min(self.runs, key=lambda run: abs(run.result.rate - rate))
+        latencies = {name: [getattr(result, name) for result in results] for name in LATENCIES}
         return {
             "dialect": self.workload.dialect,
             "rate_per_s": rate,
@@ -80,10 +82,13 @@ class Series:
             "runs": len(rates),
             "mb_per_s": rate * self.workload.moved_bytes / 1e6,
             "cpu_us": statistics.median(run.cpu_us for run in self.runs),
+            "cpu_us_min": min(run.cpu_us for run in self.runs),
+            "cpu_us_max": max(run.cpu_us for run in self.runs),
             "written_bytes": _median_or_none([run.written_bytes for run in self.runs]),
-            "generator_cpu_us": middle.result.generator_cpu_s / max(middle.result.requests, 1) * 1e6,
-            "errors": sum(run.result.errors for run in self.runs),
-            **{name: value for name, value in asdict(middle.result).items() if name.endswith("_ms")},
+            "generator_cpu_us": statistics.median(result.generator_cpu_s / result.requests * 1e6 for result in results),
+            "errors": sum(result.errors for result in results),
+            **{name: statistics.median(values) for name, values in latencies.items()},
+            "each": [asdict(run) for run in self.runs],
         }
 
 

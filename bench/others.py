@@ -22,5 +22,6 @@ def run_parts() -> dict[str, str]:
     for title, arguments in PARTS.items():
         print(f"{title}: {' '.join(arguments)}", file=sys.stderr, flush=True)
         done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, check=False, cwd=ROOT)
-        found[title] = done.stdout.strip() or f"failed: {done.stderr.strip()[-1000:]}"
+        failure = f"\nfailed ({done.returncode}): {done.stderr.strip()[-1000:]}" if done.returncode else ""
+        found[title] = (done.stdout.strip() + failure).strip()
     return found

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from bench.endings import unwind_on_signals
 from bench.measure import Subject, say
 from bench.systems.ringstead import Ringstead
 from bench.systems.usage import tree_of
@@ -185,6 +186,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=8.0, help="of each run")
     parser.add_argument("--output", type=Path, default=Path("bench-results"))
     arguments = parser.parse_args()
+    unwind_on_signals()
     if shutil.which("py-spy") is None:
         sys.exit("py-spy is not on the path: pip install py-spy")
     report: dict[str, list[dict[str, Any]]] = {}

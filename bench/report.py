@@ -7,8 +7,10 @@ measured before and after.
 
 from __future__ import annotations
 
+import datetime
 import os
 import platform
+import subprocess
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,12 +33,14 @@ AIMS: Final[dict[str, dict[str, float]]] = {
     "GET 1 MiB (8)": {"swift": 4},
 }
 """How many times a peer's rate is aimed at."""
+CHEAP_SYNC_MS: Final = 0.5
+"""Below this a sync costs less than what any of the systems computes for a PUT."""
 S3_SHARE_MIN: Final = 0.6
 """Of our own rate with a token, what is aimed at with a signature."""
 
 
-def machine() -> dict[str, Any]:
-    """Where the figures come from."""
+def machine(folder: Path) -> dict[str, Any]:
+    """Where the figures come from; `folder` lies on the disk that is measured."""
     model = next(
         (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "unknown"
     )
@@ -47,6 +51,10 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(memory_kb / 2**20, 1),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "disk": _disk_of(folder),
+        "wrk": _first_line("wrk", "-v"),
+        "commit": _first_line("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "load_before": os.getloadavg()[0],
     }
 
@@ -58,6 +66,23 @@ def _lines(path: str) -> list[str]:
         return []
 
 
+def _disk_of(folder: Path) -> str:
+    """The file system and the device under a folder: "ext4 on /dev/vda"."""
+    held = [words for words in (line.split() for line in _lines("/proc/mounts")) if len(words) > 2]
+    under = [words for words in held if folder.resolve().is_relative_to(words[1])]
+    # The last of those with the longest path: what was mounted over the others.
+    longest = max((len(words[1]) for words in under), default=0)
+    return next((f"{words[2]} on {words[0]}" for words in reversed(under) if len(words[1]) == longest), "unknown")
+
+
+def _first_line(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
+    return next(iter((done.stdout or "unknown").splitlines()), "unknown").strip()
+
+
 def markdown(report: dict[str, Any]) -> str:
     """The whole report."""
     parts = [
@@ -66,7 +91,7 @@ def markdown(report: dict[str, Any]) -> str:
         _systems(report),
         _table(report),
         _ratios(report),
-        _against_limits(report),
+        _limits_reached(report),
     ]
     parts += [f"## {title}\n\n```\n{text}\n```" for title, text in report.get("parts", {}).items()]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -78,6 +103,7 @@ def _heading(report: dict[str, Any]) -> str:
         f"{about['cores']} cores ({about['processor']}), {about['memory_gib']} GiB, Linux {about['kernel']}, Python "
         f"{about['python']}; runs of {report['seconds']:g} s, {report['rounds']} of each, in turn; the generator (wrk, "
         f"one thread) on the same cores. Load average before: {about['load_before']:.2f}, after: {report['load_after']:.2f}."
+        f"\n\n{about['date']}; {about['disk']}; Ringstead's source {about['commit']}; {about['wrk']}."
     )
 
 
@@ -125,34 +151,61 @@ def _table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def ratios(report: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    """Title -> peer -> {"rate": our rate over its, "cpu": its processor time a request over ours}.
+
+    Only of what both were asked and answered without an error.
+    """
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for title, by_system in report["workloads"].items():
+        ours = by_system.get(OURS, {})
+        if not _is_result(ours):
+            continue
+        found[title] = {
+            peer: {"rate": ours["rate_per_s"] / theirs["rate_per_s"], "cpu": theirs["cpu_us"] / ours["cpu_us"]}
+            for peer, theirs in by_system.items()
+            if peer != OURS and _is_result(theirs)
+        }
+    return found
+
+
+def _is_result(row: dict[str, Any]) -> bool:
+    """Whether it may be compared: a rate of refusals says nothing."""
+    return "rate_per_s" in row and not row["errors"] and row["cpu_us"] > 0
+
+
 def _ratios(report: dict[str, Any]) -> str:
     peers = [name for name in report["systems"] if name != OURS]
     if OURS not in report["systems"] or not peers:
         return ""
     columns = " | ".join(f"rate / {peer} | CPU each, {peer} / ours" for peer in peers)
     lines = [f"| workload | {columns} | aim |", "| --- |" + " --- |" * (2 * len(peers) + 1)]
-    for title, by_system in report["workloads"].items():
-        ours = by_system.get(OURS, {})
-        if "rate_per_s" not in ours:
-            continue
-        cells = []
-        for peer in peers:
-            theirs = by_system.get(peer, {})
-            if "rate_per_s" in theirs:
-                cells.append(
-                    f"{ours['rate_per_s'] / theirs['rate_per_s']:.1f} | {theirs['cpu_us'] / ours['cpu_us']:.1f}"
-                )
-            else:
-                cells.append(" | ")
+    for title, by_peer in ratios(report).items():
+        cells = [f"{by_peer[p]['rate']:.1f} | {by_peer[p]['cpu']:.1f}" if p in by_peer else " | " for p in peers]
         lines.append(f"| {title} | {' | '.join(cells)} | {_aim(title, report['workloads'])} |")
-    return "\n".join(lines)
+    return "\n".join([_about_ratios(report), "", *lines])
+
+
+def _about_ratios(report: dict[str, Any]) -> str:
+    """What must stand beside every ratio: what this disk takes for a sync."""
+    per_s = (report["limits_before"]["fdatasync_per_s"] + report["limits_after"]["fdatasync_per_s"]) / 2
+    sync_ms = 1000 / per_s
+    meaning = (
+        "so these ratios compare processor cost more than the cost of durability"
+        if sync_ms < CHEAP_SYNC_MS
+        else "so ratios of writes compare how often each syncs as well as processor cost"
+    )
+    return (
+        f"**This disk acknowledges an fdatasync of 4 KiB in {sync_ms:.3f} ms ({per_s:,.0f} a second), {meaning}.** "
+        "Ratios above 1 are in our favour; CPU each is of all processes of a system. Rows with errors have none."
+    )
 
 
 def _aim(title: str, workloads: dict[str, Any]) -> str:
     by_system = workloads[title]
     said = []
     for peer, times in AIMS.get(title, {}).items():
-        if "rate_per_s" in by_system.get(peer, {}):
+        if _is_result(by_system.get(peer, {})):
             reached = by_system[OURS]["rate_per_s"] >= times * by_system[peer]["rate_per_s"]
             said.append(f"{times:g} x {peer}: {'reached' if reached else 'missed'}")
     token_path = workloads.get(title.removeprefix(IN_S3), {}).get(OURS, {})
@@ -163,13 +216,24 @@ def _aim(title: str, workloads: dict[str, Any]) -> str:
     return "; ".join(said)
 
 
-def _against_limits(report: dict[str, Any]) -> str:
+def against_limits(report: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    """Title -> system -> {what bounds it: the share of it that was reached}; bounds are means of before and after."""
     limits = {name: (value + report["limits_after"][name]) / 2 for name, value in report["limits_before"].items()}
-    lines = []
+    found: dict[str, dict[str, dict[str, float]]] = {}
     for title, by_system in report["workloads"].items():
         for name, row in by_system.items():
-            for text, share in _shares(title, row, limits):
-                lines.append(f"| {title} | {name} | {share:.0%} of {text} |")
+            if shares := dict(_shares(title, row, limits)):
+                found.setdefault(title, {})[name] = shares
+    return found
+
+
+def _limits_reached(report: dict[str, Any]) -> str:
+    lines = [
+        f"| {title} | {name} | {share:.0%} of {text} |"
+        for title, by_system in against_limits(report).items()
+        for name, shares in by_system.items()
+        for text, share in shares.items()
+    ]
     if not lines:
         return ""
     return "\n".join(["| workload | system | beside what the machine can do |", "| --- | --- | --- |", *lines])
@@ -177,19 +241,19 @@ def _against_limits(report: dict[str, Any]) -> str:
 
 def _shares(title: str, row: dict[str, Any], limits: dict[str, float]) -> list[tuple[str, float]]:
     """What bounds a workload, and how near it came."""
-    if "rate_per_s" not in row:
+    if not _is_result(row):
         return []
+    if "GET 4 KiB" in title or "HEAD" in title:
+        return [("one bare process", row["rate_per_s"] / limits["bare_http_per_s"])]
     if "GET" in title and row["mb_per_s"] > 100:
         return [("loopback sendfile", row["mb_per_s"] / limits["loopback_sendfile_mb_per_s"])]
-    if "PUT" in title and row["mb_per_s"] > 20:
+    if "PUT" in title and "PUT 4 KiB" not in title and row["mb_per_s"] > 20:
         device = limits["device_write_mb_per_s"] / 3
         return [
             ("MD5 on one core", row["mb_per_s"] / limits["md5_mb_per_s"]),
             ("the device's bandwidth for three copies", row["mb_per_s"] / device),
         ]
-    if "GET 4 KiB" in title or "HEAD 4 KiB" in title:
-        return [("one bare process", row["rate_per_s"] / limits["bare_http_per_s"])]
-    if "(1)" in title and "PUT" in title:
+    if "PUT" in title or "DELETE" in title:
         return [("one fdatasync after the other", row["rate_per_s"] / limits["fdatasync_per_s"])]
     return []
 

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.endings import unwind_on_signals
 from bench.measure import Subject, say
 from bench.systems.ringstead import Ringstead
 from bench.workloads import KIB, Workload, names_of
@@ -37,6 +38,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where the data goes")
     parser.add_argument("--output", type=Path, help="write the samples as JSON here")
     arguments = parser.parse_args()
+    unwind_on_signals()
     with (
         tempfile.TemporaryDirectory(prefix="ringstead-soak-", dir=arguments.folder) as folder,
         Ringstead(Path(folder)) as system,

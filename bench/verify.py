@@ -72,7 +72,14 @@ def _expect(answer: Answer, statuses: tuple[int, ...], what: str) -> Answer:
 
 
 def ask(port: int, request: bytes, *, bodiless: bool = False) -> Answer:
-    """One request on a connection of its own."""
+    """One request on a connection of its own. Raises WrongAnswerError where there is no whole answer."""
+    try:
+        return _ask(port, request, bodiless=bodiless)
+    except (OSError, IndexError, ValueError) as error:
+        raise WrongAnswerError(f"{request[:80]!r} got no whole answer: {error!r}") from error
+
+
+def _ask(port: int, request: bytes, *, bodiless: bool) -> Answer:
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(request)
         with connection.makefile("rb") as file:

@@ -134,7 +134,9 @@ class System(ABC):
             try:
                 process.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
-                process.kill()
+                for member in tree_of([process.pid]):
+                    with suppress(ProcessLookupError):
+                        os.kill(member, signal.SIGKILL)
                 process.wait()
         self._processes.clear()
         for log in self._logs:

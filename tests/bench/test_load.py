@@ -12,8 +12,9 @@ from contextlib import suppress
 import pytest
 
 from bench.bodies import BLOCK_BYTES
-from bench.load import run_plan
+from bench.load import WrongAnswerError, run_plan, send_each
 from bench.plan import Plan
+from bench.systems.base import free_port
 
 STAMP = re.compile(rb"[0-9a-f]{16}")
 pytestmark = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed (Debian: wrk)")
@@ -101,3 +102,30 @@ def keep_bodies(listener: socket.socket, size_bytes: int, seen: list[bytes]) -> 
                     break
                 seen.append(body)
                 connection.sendall(ANSWER)
+
+
+def test_a_refused_filling_is_a_wrong_answer() -> None:
+    """One error, not a group of them: it is that system's problem and not the end of the run."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        refusal = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+
+        def refuse() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.recv(65536)
+                        connection.sendall(refusal)
+
+        server = threading.Thread(target=refuse)
+        server.start()
+        with pytest.raises(WrongAnswerError, match="503"):
+            send_each(listener.getsockname()[1], [b"PUT /a HTTP/1.1\r\n\r\n"] * 3, connections=2)
+        listener.shutdown(socket.SHUT_RDWR)
+    server.join()
+
+
+def test_filling_what_is_not_there_is_a_wrong_answer() -> None:
+    """A system that died is that system's problem."""
+    with pytest.raises(WrongAnswerError, match="connection broke"):
+        send_each(free_port(), [b"PUT /a HTTP/1.1\r\n\r\n"])

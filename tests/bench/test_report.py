@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.plots import draw
-from bench.report import machine, markdown
+from bench.report import against_limits, machine, markdown, ratios
 
 
 def row(rate: float, cpu_us: float) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def a_report() -> dict[str, Any]:
     }
     about = {"version": "1", "answers_when": "synced", "pss_mb": 1, "private_mb": 1, "processes": 2, "idle_cores": 0.0}
     return {
-        "machine": machine(),
+        "machine": machine(Path("/")),
         "seconds": 1.0,
         "rounds": 1,
         "limits_before": limits,
@@ -45,6 +45,41 @@ def test_ratios_and_aims_are_worked_out():
     """Fifty times the rate is an aim of forty reached; the processor's ratio stands beside it."""
     text = markdown(a_report())
     assert "| GET 4 KiB (32) | 50.0 | 50.0 | 40 x swift: reached |" in text
+
+
+def test_ratios_and_shares_of_limits_are_there_for_machines() -> None:
+    """The same figures as in the tables, as plain values."""
+    report = a_report()
+    assert ratios(report) == {"GET 4 KiB (32)": {"swift": {"rate": 50.0, "cpu": 50.0}}, "PUT 4 KiB (32)": {}}
+    assert against_limits(report)["GET 4 KiB (32)"]["ringstead"] == {"one bare process": 0.8}
+    assert against_limits(report)["PUT 4 KiB (32)"] == {"ringstead": {"one fdatasync after the other": 0.6}}
+
+
+def test_beside_the_ratios_stands_what_a_sync_costs_here() -> None:
+    """A reader of the table alone must know what it compares."""
+    said = (
+        "This disk acknowledges an fdatasync of 4 KiB in 0.200 ms (5,000 a second), so these ratios compare processor"
+    )
+    assert said in markdown(a_report())
+    slow = a_report()
+    for when in ("limits_before", "limits_after"):
+        slow[when] = {**slow[when], "fdatasync_per_s": 100.0}
+    assert "in 10.000 ms (100 a second), so ratios of writes compare how often each syncs" in markdown(slow)
+
+
+def test_a_rate_of_refusals_has_no_ratio() -> None:
+    """Errors come quickly; who refuses is not compared with who answers, nor is an aim reached by it."""
+    report = a_report()
+    report["workloads"]["GET 4 KiB (32)"]["swift"]["errors"] = 7
+    assert ratios(report)["GET 4 KiB (32)"] == {}
+    assert "| GET 4 KiB (32) |  |  |  |" in markdown(report)
+
+
+def test_the_report_says_which_disk_and_which_source() -> None:
+    """File system, device, commit, generator."""
+    about = machine(Path("/"))
+    assert " on " in about["disk"]
+    assert all(about[name] for name in ("commit", "wrk", "date"))
 
 
 def test_what_could_not_be_measured_is_said():
