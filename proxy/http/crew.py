@@ -106,8 +106,10 @@ class Crew:
             else:
                 trap = self._begin(member)
             if trap is not None:
+                going = _go_on(member, trap)
+                trap = None  # what it waited for first may hold a whole body, and this life may last for hours
                 try:
-                    parked = await _go_on(member, trap)
+                    parked = await going
                 except BaseException:
                     self._members.pop(member.fd, None)
                     raise

@@ -156,7 +156,7 @@ class HttpServer:
         while self._connections:
             for connection in tuple(self._connections):
                 wire = connection.wire
-                if wire.at_rest and not wire.expired:
+                if wire.at_rest and not wire.expired and not wire.has_come:
                     wire.expire()
             self._sweep_once(0.05)
             await trio.sleep(0.05)
@@ -236,6 +236,7 @@ class HttpServer:
             if (
                 wire.patience.is_over(wire.waits_for, wire.requests, moved_bytes, elapsed_s, limits)
                 and not wire.expired
+                and not (wire.at_rest and wire.has_come)
             ):
                 self._counters.expired += 1
                 wire.expire()

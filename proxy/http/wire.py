@@ -203,6 +203,14 @@ class Wire:
         """Nothing of a request has come, nor of a response is left to be sent."""
         return self.waits_for is Wait.REQUEST or (self.waits_for is Wait.HEAD and not self.buffer)
 
+    @property
+    def has_come(self) -> bool:
+        """Something to be read lies in the kernel: whoever is at rest is about to be served."""
+        try:
+            return bool(self._socket.recv(1, socket.MSG_PEEK))
+        except OSError:  # nothing, or it is broken
+            return False
+
     async def linger(self, bytes_max: int) -> None:
         """Say that we are done, then read and drop what the client is still sending, within bounds.
 

@@ -105,7 +105,7 @@ def _run(
     loads: Mapping[str, Callable[[], None]],
 ) -> None:
     # The servers first: what is loaded from here on is of no use to the services.
-    with _lock(directory), _fork_servers(loads) as fork_servers:
+    with _lock(directory), _fork_servers(loads, say) as fork_servers:
         shape, notes = open_directory(directory, asked)
         for note in notes:
             say(note)
@@ -120,18 +120,22 @@ def _run(
 
 
 @contextlib.contextmanager
-def _fork_servers(loads: Mapping[str, Callable[[], None]]) -> Iterator[dict[str, ForkServer]]:
-    """By kind: a server for each different way to load.
+def _fork_servers(
+    loads: Mapping[str, Callable[[], None]], say: Callable[[str], None]
+) -> Iterator[dict[str, ForkServer]]:
+    """By kind: a server for each different way to load; none where the system refuses.
 
     What the first of them loads is loaded here already: others load more, and the pages of that are then all of theirs.
     """
     next(iter(loads.values()))()
     with contextlib.ExitStack() as stack:
-        servers = {
-            load: stack.enter_context(contextlib.closing(ForkServer.start(load)))
-            for load in dict.fromkeys(loads.values())
-        }
-        yield {kind: servers[load] for kind, load in loads.items()}
+        servers: dict[Callable[[], None], ForkServer] = {}
+        try:
+            for load in dict.fromkeys(loads.values()):
+                servers[load] = stack.enter_context(contextlib.closing(ForkServer.start(load)))
+        except OSError as error:
+            say(f"services do not share the memory of their program: {error}")
+        yield {kind: servers[load] for kind, load in loads.items() if load in servers}
 
 
 def service_specs(directory: DataDirectory, shape: Shape) -> list[ServiceSpec]:

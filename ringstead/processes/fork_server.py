@@ -14,7 +14,8 @@ the signal at its parent's death (life.py) are the supervisor's as ever, and the
 What a service runs is what its command says (`python -m MODULE ARGUMENTS`), through the module's `__main__`: there is one
 way in. The line that `ps` shows is that command.
 
-Where the server has gone, or never was, the command is started as a program of its own: the same service, more memory.
+Where the server has gone, or never was, or the program on disk is not the one that it imported (an upgrade), the command
+is started as a program of its own: the same service, more memory.
 
 Rejected: forking the supervisor itself (its event loop, wake-up sockets and signal handlers would go along); the server as
 the services' parent (its death would be everybody's); threads or one process for all devices (one defect would take all).
@@ -36,7 +37,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from struct import Struct
@@ -46,8 +47,10 @@ from ringstead.processes.life import die_with_parent
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _REQUEST_BYTES_MAX: Final = 128 * 1024
-_ANSWER_S: Final = 30.0
-"""A server that says nothing for so long is ended; services are started without it from then on."""
+_FIRST_ANSWER_S: Final = 30.0
+"""A server that says nothing for so long is ended; services are started without it from then on. It imports first."""
+_ANSWER_S: Final = 5.0
+"""The same once it has answered: meanwhile the supervisor hears nobody."""
 PASSED_FD: Final = 3
 """Where a service finds the one file that it is given beside the standard ones."""
 _GO: Final = b"g"
@@ -76,15 +79,14 @@ class ForkServer:
         gc.collect()
         gc.freeze()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         supervisor = os.getpid()
         pid = os.fork()
         if pid == 0:
             ours.close()
             _run_server(theirs, supervisor, load)
         theirs.close()
-        ours.settimeout(_ANSWER_S)
+        ours.settimeout(_FIRST_ANSWER_S)
         return cls(ours, pid)
 
     def spawn(self, command: Sequence[str], output: int, passed: int, environment: Mapping[str, str]) -> ForkedProcess:
@@ -102,9 +104,10 @@ class ForkServer:
             answer = self._connection.recv(_PID.size)
             if len(answer) != _PID.size:
                 raise OSError("the fork server has gone")
+            self._connection.settimeout(_ANSWER_S)
             (pid,) = _PID.unpack(answer)
             if pid <= 0:
-                raise ForkServerGone  # it could not fork; perhaps a program can still be started
+                raise ForkServerGone  # it could not fork, or is of another version: a program can still be started
             os.write(word_write, _GO)
             return ForkedProcess(pid)
         except OSError as error:
@@ -160,6 +163,36 @@ def is_module_command(command: Sequence[str]) -> bool:
     return len(command) > 2 and command[0] == sys.executable and command[1] == "-m"
 
 
+def program_files(names: Iterable[str] | None = None) -> dict[str, tuple[int, int]]:
+    """Files by name, those of all modules that are imported unless others are asked for: which they are, and of when.
+
+    An upgrade replaces some. One that is not there any more is left out.
+    """
+    if names is None:
+        names = [file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))]
+    found = {}
+    for name in names:
+        with suppress(OSError):
+            about = os.stat(name)
+            found[name] = about.st_ino, about.st_mtime_ns
+    return found
+
+
+def close_others(*kept: int) -> None:
+    """Close every descriptor but these."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in kept:
+            with suppress(OSError):  # the one that listed them
+                os.close(int(name))
+
+
+def _flush() -> None:
+    """What was printed, where there is somewhere to print to."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+
+
 def _become_subreaper() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
@@ -175,30 +208,28 @@ def _run_server(connection: socket.socket, supervisor: int, load: Callable[[], N
     try:
         os.setpgid(0, 0)  # a Ctrl-C is for the supervisor
         die_with_parent(supervisor)
-        number = connection.fileno()
-        os.closerange(3, number)
-        os.closerange(number + 1, os.sysconf("SC_OPEN_MAX"))
+        close_others(0, 1, 2, connection.fileno())
         show_command(("ringstead:", "fork server"))
         load()
         gc.collect()
         gc.freeze()
         gc.disable()
-        _serve(connection)
+        _serve(connection, program_files())
         code = 0
     except BaseException:
         traceback.print_exc()
     os._exit(code)
 
 
-def _serve(connection: socket.socket) -> None:
+def _serve(connection: socket.socket, program: Mapping[str, tuple[int, int]]) -> None:
     while True:
         request, descriptors, _, _ = socket.recv_fds(connection, _REQUEST_BYTES_MAX, 3)
         if not request:
             return
-        try:
-            pid = _fork_twice(connection, json.loads(request), descriptors)
-        except OSError:
-            pid = -1
+        pid = -1
+        if program_files(program) == program:  # else what a service imports later would not fit what is here
+            with suppress(OSError):
+                pid = _fork_twice(connection, json.loads(request), descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
         connection.send(_PID.pack(pid))
@@ -255,8 +286,7 @@ def _become_service(request: dict[str, object], descriptors: Sequence[int]) -> N
         traceback.print_exc()
     finally:
         with suppress(OSError, ValueError):
-            sys.stdout.flush()
-            sys.stderr.flush()
+            _flush()
         os._exit(code)
 
 
@@ -266,7 +296,7 @@ def _arrange_descriptors(output: int, passed: int) -> None:
     aside = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, PASSED_FD + 1) for descriptor in (null, output, passed)]
     for descriptor, number in zip((aside[0], aside[1], aside[1], aside[2]), (0, 1, 2, PASSED_FD), strict=True):
         os.dup2(descriptor, number)
-    os.closerange(PASSED_FD + 1, os.sysconf("SC_OPEN_MAX"))
+    close_others(0, 1, 2, PASSED_FD)
 
 
 def _run_module(module: str, arguments: Sequence[str]) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import socket
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -148,6 +151,35 @@ async def test_a_life_that_ends_leaves_its_place_to_the_next() -> None:
                         await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
         crew.close()
+
+
+async def test_nothing_is_kept_of_a_request_that_waited() -> None:
+    """What a request waited for, and all that hangs on it, is let go of when it is answered, though its life goes on."""
+
+    class Body:
+        pass
+
+    kept: list[weakref.ref[Body]] = []
+
+    async def wait(data: bytes) -> bytes:
+        body = Body()
+        kept.append(weakref.ref(body))
+        task = trio.lowlevel.current_task()
+
+        def abort(_: object, held: Body = body) -> trio.lowlevel.Abort:
+            return trio.lowlevel.Abort.FAILED
+
+        trio.lowlevel.current_trio_token().run_sync_soon(trio.lowlevel.reschedule, task)
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        return data.upper()
+
+    talk = Talk(wait)
+    async with working(talk):
+        for _ in range(3):
+            assert await talk.ask(b"a") == b"A"
+        await trio.testing.wait_all_tasks_blocked()
+        gc.collect()
+        assert [ref() for ref in kept] == [None, None, None]
 
 
 async def test_every_life_is_ended() -> None:

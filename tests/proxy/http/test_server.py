@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
+from proxy.http.crew import READY_MAX
 from proxy.http.head import HttpError
 from proxy.http.limits import HttpLimits
 from proxy.http.listeners import open_listeners
@@ -498,6 +500,29 @@ async def test_stop_finishes_what_runs() -> None:
     assert server.statistics().connections == 0
     with pytest.raises(OSError, match="all attempts"):
         await trio.open_tcp_stream(*address)
+
+
+async def test_stop_answers_what_has_come() -> None:
+    """More requests than are served in one turn lie in the kernel when the server is told to stop: each gets its answer."""
+    count = 6 * READY_MAX
+    listeners = open_listeners("127.0.0.1", 0)
+    address = listeners[0].getsockname()
+    server = HttpServer(echo)
+    with ExitStack() as stack:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lambda task_status: server.serve(listeners, task_status=task_status))
+            clients = [stack.enter_context(socket.create_connection(address, timeout=ANSWER_S)) for _ in range(count)]
+            for client in clients:
+                client.sendall(GET)
+            with trio.fail_after(ANSWER_S):
+                while server.statistics().requests < count:
+                    await trio.sleep(0)
+            for client in clients:
+                assert client.recv(65536)
+                client.sendall(GET)
+            server.stop(30)
+        answers = [client.recv(65536) for client in clients]
+    assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in answers)
 
 
 async def test_stop_has_a_deadline(autojump_clock: trio.testing.MockClock) -> None:

@@ -6,6 +6,7 @@ python -m tests.ringstead.processes.forked child WHAT FOLDER          what the s
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -25,7 +26,14 @@ class Parent:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.server = ForkServer.start(lambda: os.environ.update(LOADED="yes"))
+        (folder / "a_module_of_the_program.py").touch()
+
+        def load() -> None:
+            os.environ["LOADED"] = "yes"
+            sys.path.insert(0, str(folder))
+            importlib.import_module("a_module_of_the_program")
+
+        self.server = ForkServer.start(load)
         self.ready, self._ready_write = os.pipe()
 
     def spawn(self, what: str) -> ForkedProcess:
@@ -73,6 +81,19 @@ def server_dies(parent: Parent) -> dict[str, Any]:
     return {"refused": refused, "alive": alive, "output": (parent.folder / "output").read_text()}
 
 
+def upgraded(parent: Parent) -> dict[str, Any]:
+    """A file of what the server has imported is another by now."""
+    child = parent.spawn("tell")
+    child.wait()
+    os.utime(parent.folder / "a_module_of_the_program.py", (1, 1))
+    try:
+        parent.spawn("tell")
+        refused = False
+    except ForkServerGone:
+        refused = True
+    return {"refused": refused, "there": bool(parent.server.pid)}
+
+
 def no_word(parent: Parent) -> dict[str, Any]:
     """The supervisor goes after its request was sent: what was forked must not run."""
     word_read, word_write = os.pipe()
@@ -96,7 +117,7 @@ def parent_dies(parent: Parent) -> dict[str, Any]:
 
 
 SCENARIOS: dict[str, Callable[[Parent], dict[str, Any]]] = {
-    scenario.__name__: scenario for scenario in (facts, killed, server_dies, no_word, parent_dies)
+    scenario.__name__: scenario for scenario in (facts, killed, server_dies, upgraded, no_word, parent_dies)
 }
 
 

@@ -74,6 +74,11 @@ def test_services_outlive_the_fork_server(tmp_path: Path) -> None:
     assert run("server_dies", tmp_path)[1] == {"refused": True, "alive": True, "output": ""}
 
 
+def test_after_an_upgrade_services_are_programs_of_their_own(tmp_path: Path) -> None:
+    """What the server has imported and what is on disk by now would not fit together: it forks nothing any more."""
+    assert run("upgraded", tmp_path)[1] == {"refused": True, "there": True}
+
+
 def test_a_child_that_nobody_knows_of_does_not_run(tmp_path: Path) -> None:
     """Without the supervisor's word it ends and has done nothing."""
     assert run("no_word", tmp_path)[1] == {"code": 0, "output": ""}
