@@ -41,6 +41,10 @@ async def test_a_full_disk_refuses_and_loses_nothing(
     """Writes until the disk is full: 507 (503 over S3), the refused names absent, the others whole; deletes still work."""
     cluster = make_cluster("--devices-per-zone", "1", start=False)
     cluster.data = small_disk / "data"
+    cluster.data.mkdir()
+    logs = small_disk.parent / "logs"
+    logs.mkdir()
+    (cluster.data / "logs").symlink_to(logs)  # a full disk loses the lines that say so, if they are to lie on it
     await trio.to_thread.run_sync(cluster.start)
     try:
         token, account = await trio.to_thread.run_sync(token_of, cluster)
