@@ -125,29 +125,29 @@ class LocalReader:
         """
         kind = type(operation)
         if kind is GetObject:
-            answer = self._attempt(self._get_object, operation)
+            answer = self._attempt(View.get_object, operation)  # type: ignore[arg-type]  # chosen by type
             if answer is Status.CORRUPT:
                 self._note_lost(operation.hash, operation.key)  # type: ignore[union-attr]  # it is one
         elif kind is ListRows:
-            answer = self._attempt(self._list_rows, operation)
+            answer = self._attempt(_list_rows, operation)  # type: ignore[arg-type]  # chosen by type
         elif kind is GetStatistics:
             answer = self._attempt(self._statistics, operation)
         elif kind is GetDigests and is_coarse(operation):  # type: ignore[arg-type]  # it is one
             return FoundDigests(Status.REFUSED, detail="only the device keeps these digests: ask its server")
         else:
-            answer = self._attempt(self._read, operation)
+            answer = self._attempt(View.read, operation)
         return _ANSWERS[kind](answer) if isinstance(answer, Status) else answer
 
     def open_read(self, hash_: bytes, key: bytes, timestamp: int | None = None) -> ObjectReader | Status:
         """As Device.open_read; Status.UNREACHABLE as in read()."""
-        found: ObjectReader | Status = self._attempt(self._open_read, (hash_, key, timestamp))
+        found: ObjectReader | Status = self._attempt(_open_read, (hash_, key, timestamp))
         if found is Status.CORRUPT:
             self._note_lost(hash_, key)
         return found
 
     def audit(self, operation: AuditEntries | AuditRows) -> Audited | Status:
         """A page of an audit of this device; UNREACHABLE as in read()."""
-        found: Audited | Status = self._attempt(self._audit, operation)
+        found: Audited | Status = self._attempt(_audit, operation)
         return found
 
     def _note_lost(self, hash_: bytes, key: bytes) -> None:
@@ -168,69 +168,8 @@ class LocalReader:
             parts.recent_env.close()
             parts.index_env.close()
 
-    # ---------------------------------------------------------------------------------------------------- one attempt
-
-    @staticmethod
-    def _get_object(parts: _Parts, operation: ReadOperation) -> Answer:
-        view = parts.view
-        recent = view.recent = parts.recent_env.env.begin()
-        index = view.index = parts.index_env.env.begin()
-        view.reads += 1
-        try:
-            return view.get_object(operation)  # type: ignore[arg-type]  # chosen by type
-        finally:
-            recent.abort()
-            index.abort()
-
-    @staticmethod
-    def _read(parts: _Parts, operation: ReadOperation) -> Answer:
-        view = parts.view
-        recent = view.recent = parts.recent_env.env.begin()
-        index = view.index = parts.index_env.env.begin()
-        try:
-            return view.read(operation)
-        finally:
-            recent.abort()
-            index.abort()
-
-    @staticmethod
-    def _list_rows(parts: _Parts, operation: ReadOperation) -> Answer:
-        view = parts.view
-        recent = view.recent = parts.recent_env.env.begin()
-        index = view.index = parts.index_env.env.begin()
-        try:
-            if _is_mixed(recent, index):
-                raise PlaceGone("a checkpoint came between the two snapshots")
-            return view.stored_rows(operation)  # type: ignore[arg-type]  # chosen by type
-        finally:
-            recent.abort()
-            index.abort()
-
-    @staticmethod
-    def _open_read(parts: _Parts, asked: tuple[bytes, bytes, int | None]) -> ObjectReader | Status:
-        view = parts.view
-        recent = view.recent = parts.recent_env.env.begin()
-        index = view.index = parts.index_env.env.begin()
-        try:
-            return view.open_read(*asked)
-        finally:
-            recent.abort()
-            index.abort()
-
-    @staticmethod
-    def _audit(parts: _Parts, operation: AuditEntries | AuditRows) -> Audited | Status:
-        view = parts.view
-        recent = view.recent = parts.recent_env.env.begin()
-        index = view.index = parts.index_env.env.begin()
-        try:
-            return audit_rows(view, operation) if isinstance(operation, AuditRows) else audit_entries(view, operation)
-        finally:
-            recent.abort()
-            index.abort()
-
-    def _statistics(self, parts: _Parts, _: ReadOperation) -> Answer | Status:
-        with parts.recent_env.env.begin() as txn:
-            packed = txn.get(STATISTICS_KEY)
+    def _statistics(self, view: View, _: ReadOperation) -> Answer | Status:
+        packed = view.recent.get(STATISTICS_KEY)
         if packed is None:
             return Status.UNREACHABLE
         try:
@@ -245,8 +184,8 @@ class LocalReader:
 
     # ------------------------------------------------------------------------------------------------ opening, again
 
-    def _attempt(self, function: Callable[[_Parts, T], Answer | ObjectReader | Audited | Status], argument: T) -> Any:
-        """Do it, and again where the device moved under it."""
+    def _attempt(self, read: Callable[[View, T], Answer | ObjectReader | Audited | Status], argument: T) -> Any:
+        """Read on one pair of snapshots, and again where the device moved under it."""
         if self._now_ms() >= self._check_at_ms:
             self._check_at_ms = self._now_ms() + CHECK_MS
             self._close_if_replaced()
@@ -254,8 +193,15 @@ class LocalReader:
             parts = self._parts or self._open()
             if parts is None:
                 return Status.UNREACHABLE
+            view = parts.view
             try:
-                return function(parts, argument)
+                recent = view.recent = parts.recent_env.env.begin()
+                index = view.index = parts.index_env.env.begin()
+                try:
+                    return read(view, argument)
+                finally:
+                    recent.abort()
+                    index.abort()
             except PlaceGone:
                 continue
             except lmdb.MapResizedError:
@@ -303,6 +249,20 @@ class LocalReader:
             self.close()
         else:
             self.filling = os.path.exists(f"{self._layout.root}/filling.json")
+
+
+def _list_rows(view: View, operation: ListRows) -> FoundRows:
+    if _is_mixed(view.recent, view.index):
+        raise PlaceGone("a checkpoint came between the two snapshots")
+    return view.stored_rows(operation)
+
+
+def _open_read(view: View, asked: tuple[bytes, bytes, int | None]) -> ObjectReader | Status:
+    return view.open_read(*asked)
+
+
+def _audit(view: View, operation: AuditEntries | AuditRows) -> Audited | Status:
+    return audit_rows(view, operation) if isinstance(operation, AuditRows) else audit_entries(view, operation)
 
 
 def _is_mixed(recent: lmdb.Transaction[bytes], index: lmdb.Transaction[bytes]) -> bool:

@@ -45,9 +45,9 @@ PIECE_BYTES = 460
 BASE_BYTES = 17
 POINTER = b"\x01"
 POINTER_KEY_BYTES = BASE_BYTES + PIECE_BYTES + 1
+"""No other key is as long."""
 STRETCH_FIRST = 32
 """Rows that a stretch takes at first."""
-"""No other key is as long."""
 
 
 def row_base(space: int, hash_: bytes) -> bytes:
