@@ -21,7 +21,7 @@ import time
 import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,9 +120,7 @@ class System(ABC):
 
     def kill_all(self) -> None:
         """kill -9 of every process at once, as a power cut would for them."""
-        for process in tree_of(process.pid for process in self._processes):
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+        _kill_trees(process.pid for process in self._processes)
         self.stop()
 
     def stop(self) -> None:
@@ -134,9 +132,7 @@ class System(ABC):
             try:
                 process.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
-                for member in tree_of([process.pid]):
-                    with suppress(ProcessLookupError):
-                        os.kill(member, signal.SIGKILL)
+                _kill_trees([process.pid])
                 process.wait()
         self._processes.clear()
         for log in self._logs:
@@ -176,8 +172,8 @@ class System(ABC):
         return process
 
     def kill_one(self, process: subprocess.Popen[bytes]) -> None:
-        """kill -9 of a process of ours, which counts no longer."""
-        process.kill()
+        """kill -9 of a process of ours, which counts no longer, and of its children: workers would go on serving."""
+        _kill_trees([process.pid])
         process.wait()
         self._processes.remove(process)
 
@@ -223,6 +219,13 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _kill_trees(roots: Iterable[int]) -> None:
+    """kill -9 of processes and all their descendants."""
+    for process in tree_of(roots):
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def _status(url: str, headers: Mapping[str, str]) -> int:

@@ -12,17 +12,14 @@ Swift's own programs, in a virtual environment of its own, made at first use.
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import textwrap
 import venv
-from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
 from bench.systems.base import NotInstalled, S3Access, System, SystemFailed, free_port, program, swift_token
-from bench.systems.usage import tree_of
 
 REQUIREMENTS = ("swift==2.38.3",)
 DEVICE_COUNT = 4
@@ -66,13 +63,9 @@ class Swift(System):
         self.wait_http(self.swift.account_path, (200, 204), {"X-Auth-Token": self.swift.token})
 
     def kill_node(self) -> None:
-        """The three servers of one node, each with its workers: these would go on serving."""
+        """The three servers of one node."""
         for process in self._nodes.pop(0):
-            for member in tree_of([process.pid]):
-                with suppress(ProcessLookupError):
-                    os.kill(member, signal.SIGKILL)
-            process.wait()
-            self._processes.remove(process)
+            self.kill_one(process)
 
     def revive_node(self) -> None:
         """See System."""
