@@ -81,7 +81,6 @@ class Crew:
         self._nursery = nursery
         self._epoll = select.epoll()
         self._members: dict[int, Member] = {}
-        self._ready: deque[Member] = deque()
         self._resting: list[_Hand] = []
         nursery.start_soon(self._work, None)
 
@@ -123,7 +122,8 @@ class Crew:
 
     async def _lead(self) -> tuple[Member, object]:
         """Serve who is ready until somebody has to wait: who, and its trap. Others are at work for the rest by then."""
-        ready, epoll, members = self._ready, self._epoll, self._members
+        epoll, members = self._epoll, self._members
+        ready: deque[Member] = deque()
         while True:
             await trio.lowlevel.wait_readable(epoll.fileno())
             for fd, _ in epoll.poll(0, READY_MAX):

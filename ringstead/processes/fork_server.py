@@ -163,13 +163,13 @@ def is_module_command(command: Sequence[str]) -> bool:
     return len(command) > 2 and command[0] == sys.executable and command[1] == "-m"
 
 
-def program_files(names: Iterable[str] | None = None) -> dict[str, tuple[int, int]]:
-    """Files by name, those of all modules that are imported unless others are asked for: which they are, and of when.
+def program_files() -> list[str]:
+    """The files of all modules that are imported."""
+    return [file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))]
 
-    An upgrade replaces some. One that is not there any more is left out.
-    """
-    if names is None:
-        names = [file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))]
+
+def stamps(names: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Of files by name: which each is, and of when. An upgrade replaces some. What is not there is left out."""
     found = {}
     for name in names:
         with suppress(OSError):
@@ -214,7 +214,7 @@ def _run_server(connection: socket.socket, supervisor: int, load: Callable[[], N
         gc.collect()
         gc.freeze()
         gc.disable()
-        _serve(connection, program_files())
+        _serve(connection, stamps(program_files()))
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -227,7 +227,7 @@ def _serve(connection: socket.socket, program: Mapping[str, tuple[int, int]]) ->
         if not request:
             return
         pid = -1
-        if program_files(program) == program:  # else what a service imports later would not fit what is here
+        if stamps(program) == program:  # else what a service imports later would not fit what is here
             with suppress(OSError):
                 pid = _fork_twice(connection, json.loads(request), descriptors)
         for descriptor in descriptors:
